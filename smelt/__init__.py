@@ -1,0 +1,40 @@
+"""Smelt: train small neural networks on CPUs at hardware speed, measure them, make them small, ship them."""
+
+from smelt._version import __version__
+from smelt.errors import FileError, RecipeError, ShapeError, TraceError
+from smelt.tensor import (
+    Parameter,
+    Tensor,
+    arange,
+    concat,
+    full,
+    maximum,
+    minimum,
+    no_grad,
+    ones,
+    stack,
+    tensor,
+    where,
+    zeros,
+)
+
+__all__ = [
+    "FileError",
+    "Parameter",
+    "RecipeError",
+    "ShapeError",
+    "Tensor",
+    "TraceError",
+    "__version__",
+    "arange",
+    "concat",
+    "full",
+    "maximum",
+    "minimum",
+    "no_grad",
+    "ones",
+    "stack",
+    "tensor",
+    "where",
+    "zeros",
+]

@@ -1,0 +1,49 @@
+"""The errors Smelt raises, and the line of the user's own code they point at.
+
+In: a message. Out: one clear line that says what was received, what was expected and where.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class ShapeError(ValueError):
+    """Shapes or dtypes that an operation cannot take."""
+
+
+class TraceError(RuntimeError):
+    """Something asked of a traced value that only a computed one can answer."""
+
+
+class FileError(ValueError):
+    """A file that is not what it claims to be: truncated, damaged, or of another kind."""
+
+
+class RecipeError(ValueError):
+    """A recipe with a wrong key, a wrong type or a value out of range."""
+
+
+def user_line() -> str:
+    """Return ``file.py:12: code`` of the innermost frame outside Smelt, or an empty string."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        filename = frame.f_code.co_filename
+        if not filename.startswith(_PACKAGE) and not filename.startswith("<frozen"):
+            source = linecache.getline(filename, frame.f_lineno).strip()
+            where = f"{os.path.basename(filename)}:{frame.f_lineno}"
+            return f"{where}: {source}" if source else where
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return ""
+
+
+def at_user_line(message: str) -> str:
+    """Return ``message`` followed by the user's line, when there is one."""
+    line = user_line()
+    return f"{message}  [{line}]" if line else message

@@ -1,0 +1,1 @@
+"""The graph of one traced step: nodes, tracing, printing, and the NumPy interpreter."""

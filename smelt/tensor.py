@@ -1,0 +1,783 @@
+"""Tensor and Parameter: a NumPy value, or a node of the graph being traced, with the same operators on both.
+
+In: numbers, arrays, tensors. Out: tensors. An operation runs at once with NumPy, or, inside a traced function, is
+appended to the graph; the gradient is the same walk over the same records in either case.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Union
+
+import numpy as np
+
+from smelt import ops
+from smelt.errors import ShapeError, TraceError, at_user_line, user_line
+from smelt.graph.graph import Node, topological  # noqa: F401  (Node is part of Tensor's value)
+from smelt.graph.trace import BatchSize, Tracer, current_tracer, plain, plain_shape
+from smelt.ops import primitive
+from smelt.ops.primitive import DTypes, Primitive, Spec, short_dtype
+from smelt.ops.shapes import normalize_axes, normalize_axis
+
+ArrayLike = Union["Tensor", np.ndarray, float, int, bool, Sequence[Any]]
+
+
+class _Mode(threading.local):
+    grad = True
+
+
+_mode = _Mode()
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Run operations without recording them for ``backward``.
+
+    Examples
+    --------
+    >>> import smelt
+    >>> w = smelt.Parameter([1.0, 2.0])
+    >>> with smelt.no_grad():
+    ...     y = w * 2
+    >>> y.requires_grad
+    False
+    """
+    before, _mode.grad = _mode.grad, False
+    try:
+        yield
+    finally:
+        _mode.grad = before
+
+
+def grad_enabled() -> bool:
+    """Return whether operations are being recorded for ``backward``."""
+    return _mode.grad
+
+
+class _Record:
+    """How a tensor was made, for ``backward``."""
+
+    __slots__ = ("attrs", "inputs", "line", "op")
+
+    def __init__(self, op: Primitive, inputs: tuple[Tensor, ...], attrs: dict[str, Any]) -> None:
+        self.op, self.inputs, self.attrs = op, inputs, attrs
+        self.line = ""
+
+
+class Tensor:
+    """An n-dimensional array with gradients.
+
+    Parameters
+    ----------
+    value : array-like
+        Copied unless it is a NumPy array. Python floats become float32, Python ints int64. Supported dtypes are
+        float32, float64, int32, int64, uint32, uint8 and bool.
+    requires_grad : bool, default False
+        Whether ``backward`` leaves a gradient in ``grad``.
+    name : str, default ""
+        Shown in graphs and errors.
+
+    Examples
+    --------
+    >>> import smelt
+    >>> x = smelt.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> (x * 2).sum().item()
+    20.0
+    """
+
+    __slots__ = ("__weakref__", "_grad", "_record", "_tracer", "_value", "name", "requires_grad")
+    __array_priority__ = 1000
+
+    def __init__(self, value: Any, requires_grad: bool = False, name: str = "") -> None:
+        self._value: np.ndarray | Node = value if isinstance(value, Node) else _as_array(value)
+        self._record: _Record | None = None
+        self._grad: Tensor | None = None
+        self._tracer: Tracer | None = current_tracer()
+        self.requires_grad = requires_grad
+        self.name = name
+
+    # --- what it is --------------------------------------------------------------------------------------------
+
+    @property
+    def _spec(self) -> Spec:
+        v = self._value
+        if isinstance(v, Node):
+            return v.spec
+        tracer = current_tracer()
+        if tracer is not None:
+            node = tracer.current.get(id(self))
+            if node is not None:
+                return node.spec
+        return Spec(v.shape, v.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+        v = self._value
+        if isinstance(v, Node):
+            return self._tracer.shape_of(v) if self._tracer else v.shape
+        return v.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """NumPy dtype of the elements."""
+        return self._value.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self._value.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self._spec.size
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient left by ``backward`` until an optimizer's ``step`` consumes it, or None."""
+        tracer = current_tracer()
+        if tracer is not None and self._tracer is not tracer:
+            tracer.note_grad_read(self)
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        tracer = current_tracer()
+        if tracer is not None and self._tracer is not tracer:
+            tracer.note_grad_write(self)
+        self._grad = value
+
+    def __repr__(self) -> str:
+        kind = type(self).__name__.lower()
+        if isinstance(self._value, Node):
+            return f"<traced {self._value.spec}>"
+        text = np.array2string(self._value, separator=", ", prefix=kind + "(")
+        return f"{kind}({text}, {short_dtype(self.dtype)})"
+
+    def __str__(self) -> str:
+        self._concrete("print")
+        return repr(self)
+
+    def __len__(self) -> int:
+        if self.ndim == 0:
+            raise TypeError("a tensor without axes has no length")
+        return self.shape[0]
+
+    # --- leaving Smelt -----------------------------------------------------------------------------------------
+
+    def _concrete(self, what: str) -> np.ndarray:
+        tracer = current_tracer()
+        if isinstance(self._value, Node) or (tracer is not None and id(self) in tracer.current):
+            raise TraceError(
+                at_user_line(
+                    f"{what} needs the number, but this tensor is a symbol ({self._spec}) while smelt.compile "
+                    "traces the function; return it and look at it outside, use smelt.where instead of `if`, or "
+                    "remove @smelt.compile to debug"
+                )
+            )
+        return self._value
+
+    def numpy(self) -> np.ndarray:
+        """Return the values as a NumPy array: a view, not a copy."""
+        return self._concrete("numpy()")
+
+    def item(self) -> Any:
+        """Return the only element as a Python number."""
+        value = self._concrete("item()")
+        if value.size != 1:
+            raise ShapeError(at_user_line(f"item(): expected one element, received shape {value.shape}"))
+        return value.item()
+
+    def tolist(self) -> Any:
+        """Return nested lists of Python numbers."""
+        return self._concrete("tolist()").tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        value = self._concrete("conversion to a NumPy array")
+        if dtype is not None and np.dtype(dtype) != value.dtype:
+            if copy is False:
+                raise ValueError(f"a {value.dtype} tensor cannot become {np.dtype(dtype)} without a copy")
+            return value.astype(dtype)
+        return value.copy() if copy else value
+
+    def __bool__(self) -> bool:
+        return bool(self._concrete("a Python `if` or `while`"))
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
+    def detach(self) -> Tensor:
+        """Return the same values without gradient history."""
+        tracer = current_tracer()
+        out = Tensor(tracer.lift(self) if tracer else self._value)
+        return out
+
+    def assign(self, value: ArrayLike) -> None:
+        """Overwrite the values in place; shape and dtype stay.
+
+        Raises
+        ------
+        ShapeError
+            When the new value has another shape.
+        """
+        new = as_tensor(value, like=self)
+        if plain_shape(new.shape) != plain_shape(self.shape) or new.dtype != self.dtype:
+            raise ShapeError(at_user_line(f"assign: expected {self._spec}, received {new._spec}"))
+        tracer = current_tracer()
+        if tracer is not None:
+            tracer.assign(self, tracer.lift(new))
+        else:
+            value_now = self._concrete("assign")
+            value_now[...] = new._concrete("assign")
+
+    # --- gradients ---------------------------------------------------------------------------------------------
+
+    def backward(self, grad: ArrayLike | None = None) -> None:
+        """Add the gradient of this tensor to ``grad`` of every tensor that requires it.
+
+        Parameters
+        ----------
+        grad : array-like, optional
+            Gradient of the result with respect to this tensor; 1 for a scalar.
+
+        Raises
+        ------
+        ShapeError
+            When the tensor is not a scalar and no ``grad`` is given, or nothing in it requires a gradient.
+
+        Examples
+        --------
+        >>> import smelt
+        >>> w = smelt.Parameter([3.0])
+        >>> (w * w).sum().backward()
+        >>> w.grad.item()
+        6.0
+        """
+        if grad is None:
+            if self._spec.size != 1:
+                raise ShapeError(at_user_line(f"backward: expected a scalar, received shape {self._spec.shape}"))
+            seed = as_tensor(1.0, like=self).broadcast_to(self.shape)
+        else:
+            seed = as_tensor(grad, like=self)
+        if not self.requires_grad:
+            raise ShapeError(at_user_line("backward: nothing this tensor was computed from requires a gradient"))
+        with no_grad():
+            _backward(self, seed)
+
+    # --- operators ---------------------------------------------------------------------------------------------
+
+    def _binary(self, op: Primitive, other: Any, swap: bool = False) -> Any:
+        if not isinstance(other, (Tensor, np.ndarray, np.generic, float, int, bool)):
+            return NotImplemented
+        a, b = promote(self, other)
+        return op(b, a) if swap else op(a, b)
+
+    def __add__(self, other: Any) -> Tensor:
+        return self._binary(ops.add, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return self._binary(ops.add, other, swap=True)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return self._binary(ops.sub, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return self._binary(ops.sub, other, swap=True)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return self._binary(ops.mul, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return self._binary(ops.mul, other, swap=True)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return self._floating()._binary(ops.div, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return self._floating()._binary(ops.div, other, swap=True)
+
+    def __pow__(self, other: Any) -> Tensor:
+        if isinstance(other, (int, float)) and other == 2:
+            return self * self
+        return self._floating()._binary(ops.pow, other)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return self._floating()._binary(ops.pow, other, swap=True)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return matmul(other, self)
+
+    def __neg__(self) -> Tensor:
+        return ops.neg(self)
+
+    def __abs__(self) -> Tensor:
+        return ops.abs(self)
+
+    def __invert__(self) -> Tensor:
+        return ops.logical_not(self)
+
+    def __and__(self, other: Any) -> Tensor:
+        return self._binary(ops.logical_and, other)
+
+    def __or__(self, other: Any) -> Tensor:
+        return self._binary(ops.logical_or, other)
+
+    def __eq__(self, other: Any) -> Any:
+        return self._binary(ops.eq, other)
+
+    def __ne__(self, other: Any) -> Any:
+        return self._binary(ops.ne, other)
+
+    def __lt__(self, other: Any) -> Tensor:
+        return self._binary(ops.lt, other)
+
+    def __le__(self, other: Any) -> Tensor:
+        return self._binary(ops.le, other)
+
+    def __gt__(self, other: Any) -> Tensor:
+        return self._binary(ops.lt, other, swap=True)
+
+    def __ge__(self, other: Any) -> Tensor:
+        return self._binary(ops.le, other, swap=True)
+
+    __hash__ = object.__hash__
+
+    def _floating(self) -> Tensor:
+        return self if self.dtype.kind == "f" else self.astype("float32")
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return _getitem(self, index)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for i in range(len(self)):
+            yield self[i]
+
+    # --- moving elements ---------------------------------------------------------------------------------------
+
+    def astype(self, dtype: Any) -> Tensor:
+        """Return the tensor converted to ``dtype``."""
+        name = np.dtype(dtype).name
+        if name not in DTypes:
+            raise ShapeError(at_user_line(f"astype: expected one of {', '.join(DTypes)}, received {name}"))
+        return self if self.dtype == np.dtype(dtype) else ops.cast(self, dtype=name)
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """Return the elements in C order under another shape; one size may be -1."""
+        if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
+            shape = tuple(shape[0])
+        sizes = [plain(d) for d in shape]
+        if sizes.count(-1) == 1:
+            rest = int(np.prod([d for d in sizes if d != -1], dtype=np.int64))
+            if rest == 0 or self.size % rest:
+                raise ShapeError(at_user_line(f"reshape: {self._spec.shape} does not fit into {tuple(sizes)}"))
+            sizes[sizes.index(-1)] = self.size // rest
+        if any(d < 0 for d in sizes):
+            raise ShapeError(at_user_line(f"reshape: sizes must be ≥ 0, with at most one -1; received {tuple(sizes)}"))
+        if tuple(sizes) == self._spec.shape:
+            return self
+        return ops.reshape(self, shape=tuple(sizes))
+
+    def permute(self, *axes: int) -> Tensor:
+        """Return the axes in another order."""
+        if len(axes) == 1 and isinstance(axes[0], (tuple, list)):
+            axes = tuple(axes[0])
+        return ops.permute(self, axes=tuple(normalize_axis("permute", a, self.ndim) for a in axes))
+
+    def transpose(self, a: int, b: int) -> Tensor:
+        """Return axes ``a`` and ``b`` exchanged."""
+        order = list(range(self.ndim))
+        a, b = normalize_axis("transpose", a, self.ndim), normalize_axis("transpose", b, self.ndim)
+        order[a], order[b] = order[b], order[a]
+        return ops.permute(self, axes=tuple(order))
+
+    @property
+    def T(self) -> Tensor:
+        """The axes in reverse order."""
+        return ops.permute(self, axes=tuple(reversed(range(self.ndim))))
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two axes exchanged."""
+        return self.transpose(-1, -2)
+
+    def flatten(self, start: int = 0) -> Tensor:
+        """Return axes ``start`` and later merged into one."""
+        start = normalize_axis("flatten", start, max(self.ndim, 1))
+        rest = int(np.prod(self._spec.shape[start:], dtype=np.int64))
+        return self.reshape(*self.shape[:start], rest)
+
+    def squeeze(self, axis: int) -> Tensor:
+        """Return the tensor without ``axis``, which must have size 1."""
+        axis = normalize_axis("squeeze", axis, self.ndim)
+        if self._spec.shape[axis] != 1:
+            raise ShapeError(at_user_line(f"squeeze: axis {axis} of {self._spec.shape} has not size 1"))
+        return self.reshape(*self.shape[:axis], *self.shape[axis + 1 :])
+
+    def unsqueeze(self, axis: int) -> Tensor:
+        """Return the tensor with a new axis of size 1 at ``axis``."""
+        axis = normalize_axis("unsqueeze", axis, self.ndim + 1)
+        return self.reshape(*self.shape[:axis], 1, *self.shape[axis:])
+
+    def broadcast_to(self, shape: Sequence[int]) -> Tensor:
+        """Return axes of size 1 repeated up to ``shape``."""
+        if plain_shape(tuple(shape)) == self._spec.shape:
+            return self
+        return ops.broadcast_to(self, shape=tuple(shape))
+
+    def sum_to(self, shape: Sequence[int]) -> Tensor:
+        """Return the sum over broadcast axes down to ``shape``: the transpose of ``broadcast_to``."""
+        have, want = self._spec.shape, plain_shape(tuple(shape))
+        if have == want:
+            return self
+        extra = len(have) - len(want)
+        axes = tuple(i for i, d in enumerate(have) if i < extra or (want[i - extra] == 1 and d != 1))
+        out = ops.sum_(self, axes=axes) if axes else self
+        return out.reshape(tuple(shape)) if out._spec.shape != want else out
+
+    # --- reductions --------------------------------------------------------------------------------------------
+
+    def _reduce(self, op: Primitive, axis: Any, keepdims: bool) -> Tensor:
+        axes = normalize_axes(op.name, axis, self.ndim)
+        out = op(self, axes=axes)
+        if not keepdims:
+            return out
+        return out.reshape(tuple(1 if i in axes else d for i, d in enumerate(self.shape)))
+
+    def sum(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+        """Return the sum over ``axis`` (default all)."""
+        return self._reduce(ops.sum_, axis, keepdims)
+
+    def mean(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+        """Return the mean over ``axis`` (default all)."""
+        x = self._floating()
+        return x.sum(axis, keepdims) / x.count(axis)
+
+    def var(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+        """Return the population variance (divided by n) over ``axis`` (default all)."""
+        centred = self - self.mean(axis, keepdims=True)
+        return (centred * centred).mean(axis, keepdims)
+
+    def max(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+        """Return the maximum over ``axis`` (default all)."""
+        return self._reduce(ops.max_, axis, keepdims)
+
+    def min(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+        """Return the minimum over ``axis`` (default all)."""
+        return -(-self)._reduce(ops.max_, axis, keepdims)
+
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        """Return the index of the first maximum along ``axis`` (default: of the flattened tensor), int64."""
+        return self._reduce(ops.argmax, axis, keepdims)
+
+    def count(self, axis: int | Sequence[int] | None = None) -> Tensor:
+        """Return how many elements ``axis`` (default all) holds, as a scalar of this tensor's dtype."""
+        axes = normalize_axes("count", axis, self.ndim)
+        spec = self._spec
+        if spec.rows and spec.rows.axis in axes:
+            return ops.count(self, axes=axes, dtype=self.dtype.name)
+        n = int(np.prod([spec.shape[a] for a in axes], dtype=np.int64))
+        return Tensor(np.asarray(n, self.dtype))
+
+    # --- functions ---------------------------------------------------------------------------------------------
+
+    def exp(self) -> Tensor:
+        """Return e to the power of each element."""
+        return ops.exp(self._floating())
+
+    def log(self) -> Tensor:
+        """Return the natural logarithm of each element."""
+        return ops.log(self._floating())
+
+    def sqrt(self) -> Tensor:
+        """Return the square root of each element."""
+        return ops.sqrt(self._floating())
+
+    def tanh(self) -> Tensor:
+        """Return the hyperbolic tangent of each element."""
+        return ops.tanh(self._floating())
+
+    def sigmoid(self) -> Tensor:
+        """Return 1 / (1 + exp(-x)) of each element."""
+        return ops.sigmoid(self._floating())
+
+    def relu(self) -> Tensor:
+        """Return max(x, 0) of each element."""
+        return ops.relu(self._floating())
+
+    def abs(self) -> Tensor:
+        """Return the absolute value of each element."""
+        return ops.abs(self)
+
+    def clip(self, low: float, high: float) -> Tensor:
+        """Return each element limited to [low, high]."""
+        return self._binary(ops.maximum, low)._binary(ops.minimum, high)
+
+
+class Parameter(Tensor):
+    """A tensor that training changes: it requires a gradient.
+
+    Examples
+    --------
+    >>> import smelt
+    >>> smelt.Parameter([[0.5, -0.5]]).requires_grad
+    True
+    """
+
+    __slots__ = ()
+
+    def __init__(self, value: Any, name: str = "") -> None:
+        array = _as_array(value)
+        if array.dtype.kind != "f":
+            raise ShapeError(at_user_line(f"Parameter: expected floating-point values, received {array.dtype}"))
+        super().__init__(array, requires_grad=True, name=name)
+
+
+def _as_array(value: Any) -> np.ndarray:
+    if isinstance(value, Tensor):
+        value = value._concrete("Tensor()")
+    array = np.asarray(value)
+    if not isinstance(value, (np.ndarray, np.generic)):
+        if array.dtype == np.float64:
+            array = array.astype(np.float32)
+        elif array.dtype.kind == "i":
+            array = array.astype(np.int64)
+    if array.dtype.name not in DTypes or not array.dtype.isnative:
+        raise ShapeError(at_user_line(f"expected a dtype of {', '.join(DTypes)}; received {array.dtype}"))
+    return array
+
+
+def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Return a tensor of ``value``: numbers, nested lists, arrays, or tensors.
+
+    Examples
+    --------
+    >>> import smelt
+    >>> smelt.tensor([1, 2, 3]).dtype.name
+    'int64'
+    """
+    array = _as_array(value)
+    if dtype is not None:
+        array = array.astype(dtype)
+    return Tensor(array.copy() if array is value else array, requires_grad)
+
+
+def as_tensor(value: Any, like: Tensor | None = None) -> Tensor:
+    """Return ``value`` itself when it is a tensor, else a tensor; Python numbers take the dtype of ``like``."""
+    if isinstance(value, Tensor):
+        return value
+    if like is not None and isinstance(value, (bool, int, float)):
+        if isinstance(value, float) and like.dtype.kind != "f":
+            return Tensor(np.asarray(value, np.float32))
+        return Tensor(np.asarray(plain(value) if isinstance(value, BatchSize) else value, like.dtype))
+    if like is not None and not isinstance(value, (np.ndarray, np.generic)):
+        return Tensor(np.asarray(value, like.dtype))
+    return Tensor(value)
+
+
+def promote(a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    """Return both operands as tensors of one dtype: the wider one, float32 for an integer with a float number."""
+    if not isinstance(a, Tensor):
+        right = as_tensor(b)
+        left = as_tensor(a, like=right)
+    else:
+        left, right = a, as_tensor(b, like=a)
+    if left.dtype != right.dtype:
+        kinds = {left.dtype.kind, right.dtype.kind}
+        dtype = np.result_type(left.dtype, right.dtype)
+        if "f" in kinds and len(kinds) > 1:  # an integer never widens a float, as it would in NumPy
+            dtype = left.dtype if left.dtype.kind == "f" else right.dtype
+        left, right = left.astype(dtype), right.astype(dtype)
+    return left, right
+
+
+def apply(op: Primitive, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Tensor:
+    """Run ``op`` on tensors: at once with NumPy, or as a node of the graph being traced."""
+    if not all(isinstance(t, Tensor) for t in inputs):
+        like = next((t for t in inputs[::-1] if isinstance(t, Tensor)), None)
+        inputs = tuple(as_tensor(t, like) for t in inputs)
+    tracer = current_tracer()
+    if tracer is not None:
+        if "shape" in attrs:
+            attrs = _plain_attrs(attrs, keep_rows=op.name in ("broadcast_to", "random_uniform", "iota"))
+        elif "size" in attrs:
+            attrs = {**attrs, "size": plain_shape(attrs["size"])}
+    try:
+        spec = op.infer(*(t._spec for t in inputs), **attrs)
+    except ShapeError as e:
+        raise ShapeError(at_user_line(str(e))) from None
+    value: Any
+    if tracer is not None:
+        value = tracer.apply(op, inputs, attrs, spec)
+    else:
+        value = op.evaluate(*(t._concrete(op.name) for t in inputs), **attrs)
+    out = Tensor(value)
+    if _mode.grad and op.differentiable and any(t.requires_grad for t in inputs):
+        out.requires_grad = True
+        out._record = _Record(op, inputs, attrs)
+    return out
+
+
+def _plain_attrs(attrs: dict[str, Any], keep_rows: bool) -> dict[str, Any]:
+    shape = attrs["shape"]
+    out = {**attrs, "shape": plain_shape(shape)}
+    for axis, d in enumerate(shape):
+        if keep_rows and isinstance(d, BatchSize):
+            out["rows"] = (axis, d.per)
+    return out
+
+
+primitive._dispatch.append(apply)
+
+
+def matmul(a: ArrayLike, b: ArrayLike) -> Tensor:
+    """Return ``a @ b`` with NumPy's rules: leading axes broadcast, 1-D operands are row and column vectors."""
+    a = as_tensor(a)
+    b = as_tensor(b)
+    if a.ndim == 0 or b.ndim == 0:
+        raise ShapeError(at_user_line(f"matmul: expected at least one axis each, received {a.shape} @ {b.shape}"))
+    row, column = a.ndim == 1, b.ndim == 1
+    out = ops.matmul(a.unsqueeze(0) if row else a, b.unsqueeze(1) if column else b)
+    if column:
+        out = out.squeeze(-1)
+    return out.squeeze(-1 if column else -2) if row else out
+
+
+def _backward(root: Tensor, seed: Tensor) -> None:
+    order: list[Tensor] = []
+    seen: set[int] = set()
+    stack: list[tuple[Tensor, bool]] = [(root, False)]
+    while stack:
+        t, expanded = stack.pop()
+        if expanded:
+            order.append(t)
+            continue
+        if id(t) in seen:
+            continue
+        seen.add(id(t))
+        stack.append((t, True))
+        if t._record is not None:
+            stack.extend((i, False) for i in t._record.inputs if i.requires_grad and id(i) not in seen)
+    grads: dict[int, Tensor] = {id(root): seed}
+    for t in reversed(order):
+        g = grads.pop(id(t), None)
+        if g is None:
+            continue
+        record = t._record
+        if record is None:
+            before = t.grad
+            t.grad = g if before is None else before + g
+            continue
+        for i, source in enumerate(record.inputs):
+            if not source.requires_grad:
+                continue
+            part = record.op.gradient(i, g, t, record.inputs, record.attrs)
+            if part is not None:
+                have = grads.get(id(source))
+                grads[id(source)] = part if have is None else have + part
+
+
+def _getitem(x: Tensor, index: Any) -> Tensor:
+    items = list(index) if isinstance(index, tuple) else [index]
+    for item in items:
+        if not (item is None or item is Ellipsis or isinstance(item, (slice, int, np.integer))):
+            raise ShapeError(
+                at_user_line(f"indexing: expected integers, slices, None or ..., received {type(item).__name__}")
+            )
+    used = sum(i is not None and i is not Ellipsis for i in items)
+    if used > x.ndim:
+        raise ShapeError(at_user_line(f"indexing: {used} indices for {x.ndim} axes of {x._spec.shape}"))
+    if items.count(Ellipsis) > 1:
+        raise ShapeError(at_user_line("indexing: more than one ..."))
+    if Ellipsis not in items:
+        items.append(Ellipsis)
+    at = items.index(Ellipsis)
+    items[at : at + 1] = [slice(None)] * (x.ndim - used)
+    start, step, size = [], [], []
+    shape: list[int] = []
+    axis = 0
+    have = x._spec.shape
+    for item in items:
+        if item is None:
+            shape.append(1)
+            continue
+        d = have[axis]
+        if isinstance(item, slice):
+            if item.step == 0:
+                raise ShapeError(at_user_line("indexing: a slice's step cannot be 0"))
+            a, stop, s = item.indices(d)
+            n = len(range(a, stop, s))
+            shape.append(x.shape[axis] if n == d else n)
+        else:
+            a, s, n = int(item), 1, 1
+            if not -d <= a < d:
+                raise ShapeError(at_user_line(f"indexing: index {a} is out of range for axis {axis} of {have}"))
+            a %= d
+        start.append(a if n else 0)
+        step.append(s)
+        size.append(n)
+        axis += 1
+    out = x
+    if (tuple(start), tuple(step), tuple(size)) != ((0,) * x.ndim, (1,) * x.ndim, have):
+        out = ops.slice_(x, start=tuple(start), step=tuple(step), size=tuple(size))
+    return out.reshape(tuple(shape))
+
+
+def zeros(shape: Sequence[int] | int, dtype: Any = "float32") -> Tensor:
+    """Return a tensor of zeros."""
+    return Tensor(np.zeros(shape, dtype))
+
+
+def ones(shape: Sequence[int] | int, dtype: Any = "float32") -> Tensor:
+    """Return a tensor of ones."""
+    return Tensor(np.ones(shape, dtype))
+
+
+def full(shape: Sequence[int] | int, value: float, dtype: Any = "float32") -> Tensor:
+    """Return a tensor filled with ``value``."""
+    return Tensor(np.full(shape, value, dtype))
+
+
+def arange(stop: int, dtype: Any = "int64") -> Tensor:
+    """Return 0, 1, ... ``stop`` - 1."""
+    return Tensor(np.arange(stop, dtype=dtype))
+
+
+def concat(tensors: Sequence[ArrayLike], axis: int = 0) -> Tensor:
+    """Return tensors joined along ``axis``."""
+    parts = [as_tensor(t) for t in tensors]
+    if not parts:
+        raise ShapeError(at_user_line("concat: expected at least one tensor"))
+    return ops.concat(*parts, axis=normalize_axis("concat", axis, parts[0].ndim))
+
+
+def stack(tensors: Sequence[ArrayLike], axis: int = 0) -> Tensor:
+    """Return tensors joined along a new axis."""
+    return concat([as_tensor(t).unsqueeze(axis) for t in tensors], axis)
+
+
+def where(condition: ArrayLike, a: ArrayLike, b: ArrayLike) -> Tensor:
+    """Return elements of ``a`` where ``condition`` holds, else of ``b``."""
+    left, right = promote(a, b) if isinstance(a, Tensor) else promote(b, a)[::-1]
+    return ops.where(as_tensor(condition), left, right)
+
+
+def maximum(a: ArrayLike, b: ArrayLike) -> Tensor:
+    """Return the larger of each pair of elements."""
+    return ops.maximum(*promote(a, b))
+
+
+def minimum(a: ArrayLike, b: ArrayLike) -> Tensor:
+    """Return the smaller of each pair of elements."""
+    return ops.minimum(*promote(a, b))
