@@ -234,6 +234,7 @@ _CONVS: tuple[tuple[Shape, Shape, dict[str, Any]], ...] = (  # images, kernels, 
     ((1, 3, 11, 5), (2, 3, 4, 1), _conv(stride=(3, 2), pad=((1, 0), (0, 0)))),
     ((2, 6, 5, 5), (4, 6, 1, 1), _conv(stride=(2, 2))),
     ((0, 2, 5, 5), (4, 2, 3, 3), _conv()),
+    ((1, 1, 1, 1), (1, 1, 1, 1), _conv()),
 )
 
 

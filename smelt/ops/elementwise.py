@@ -83,6 +83,9 @@ class Elementwise(Primitive):
             dtypes = {0: "bool"}
         for s in shapes:
             yield Sample(s, dtypes=dtypes, low=low, high=high)
+        if self.takes == _NUMBER:
+            for integer in ("int64", "int32", "uint8"):
+                yield Sample(((37,),) * self.arity, dtypes={i: integer for i in range(self.arity)})
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -187,5 +190,11 @@ cast = Cast(
         Sample(((3, 9),), {"dtype": "float32"}, dtypes={0: "uint8"}, below=256),
         Sample(((0,),), {"dtype": "float64"}),
         Sample(((2, 3),), {"dtype": "float32"}, dtypes={0: "bool"}),
+        Sample(((1,),), {"dtype": "float32"}),
+        Sample(((35,),), {"dtype": "int64"}, dtypes={0: "bool"}),
+        Sample(((35,),), {"dtype": "bool"}, dtypes={0: "int64"}),
+        Sample(((35,),), {"dtype": "uint8"}, low=0.0, high=255.0),
+        Sample(((35,),), {"dtype": "int32"}, dtypes={0: "int64"}, below=2**31),
+        Sample(((35,),), {"dtype": "float64"}, dtypes={0: "uint32"}, below=2**32),
     ),
 )

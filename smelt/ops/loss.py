@@ -21,8 +21,8 @@ def _check(name: str, x: Spec, y: Spec) -> str:
     return "" if x.rows == y.rows else f"{name}: only one of logits and labels is a batch"
 
 
-def _shifted(x: np.ndarray) -> np.ndarray:
-    return x - x.max(axis=1, keepdims=True) if x.size else x
+def _top(x: np.ndarray) -> np.ndarray:
+    return x.max(axis=1, keepdims=True) if x.size else x[:, :1]
 
 
 class SoftmaxCrossEntropy(Primitive):
@@ -35,9 +35,11 @@ class SoftmaxCrossEntropy(Primitive):
 
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         x, y = arrays
-        z = _shifted(x)
+        top = _top(x)
+        z = x - top
         hit = y[:, None] == np.arange(x.shape[1])
-        return np.log(np.exp(z).sum(axis=1, dtype=x.dtype)) - np.where(hit, z, 0).sum(axis=1, dtype=x.dtype)
+        picked = np.where(hit.any(axis=1), np.where(hit, z, 0).sum(axis=1, dtype=x.dtype), -top[:, 0])
+        return np.log(np.exp(z).sum(axis=1, dtype=x.dtype)) - picked
 
     def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         return softmax_cross_entropy_grad(inputs[0], inputs[1], grad) if index == 0 else None
@@ -55,15 +57,16 @@ class SoftmaxCrossEntropyGrad(Primitive):
 
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         x, y, g = arrays
-        e = np.exp(_shifted(x))
+        e = np.exp(x - _top(x))
         hit = y[:, None] == np.arange(x.shape[1])
         return (e / e.sum(axis=1, keepdims=True, dtype=x.dtype) - hit.astype(x.dtype)) * g[:, None]
 
 
 def _samples(with_grad: bool) -> tuple[Sample, ...]:
     shapes = ((5, 10), (3, 33), (1, 1), (0, 4), (4, 16))
+    rows = [(n, c, c) for n, c in shapes] + [(9, 4, 7)]  # the last one has labels outside of the classes
     return tuple(
-        Sample(((n, c), (n,)) + (((n,),) if with_grad else ()), dtypes={1: "int64"}, below=c) for n, c in shapes
+        Sample(((n, c), (n,)) + (((n,),) if with_grad else ()), dtypes={1: "int64"}, below=b) for n, c, b in rows
     )
 
 

@@ -42,6 +42,7 @@ reshape = Reshape(
         Sample(((2, 3, 5),), {"shape": (6, 1, 5)}),
         Sample(((0, 3),), {"shape": (3, 0)}),
         Sample(((1,),), {"shape": ()}),
+        Sample(((1, 1),), {"shape": (1, 1, 1)}),
     ),
 )
 
@@ -71,6 +72,8 @@ permute = Permute(
         Sample(((2, 3, 4, 17),), {"axes": (0, 2, 3, 1)}),
         Sample(((2, 17, 3, 4),), {"axes": (3, 1, 0, 2)}),
         Sample(((0, 3),), {"axes": (1, 0)}),
+        Sample(((1, 1, 1),), {"axes": (2, 0, 1)}),
+        Sample(((3, 5),), {"axes": (1, 0)}, dtypes={0: "int64"}),
     ),
 )
 
@@ -100,6 +103,8 @@ broadcast_to = BroadcastTo(
         Sample(((),), {"shape": (2, 3)}),
         Sample(((1, 4),), {"shape": (2, 3, 4)}),
         Sample(((1,),), {"shape": (0,)}),
+        Sample(((1, 1),), {"shape": (1, 1, 1)}),
+        Sample(((5, 1, 7),), {"shape": (5, 3, 7)}),
     ),
 )
 
@@ -141,6 +146,8 @@ slice_ = Slice(
         Sample(((6, 9),), {"start": (5, 0), "step": (-2, 3), "size": (3, 3)}),
         Sample(((40,),), {"start": (3,), "step": (1,), "size": (33,)}),
         Sample(((4, 3),), {"start": (2, 0), "step": (1, 1), "size": (0, 3)}),
+        Sample(((1,),), {"start": (0,), "step": (-1,), "size": (1,)}),
+        Sample(((3, 7, 9),), {"start": (2, 6, 8), "step": (-1, -2, -3), "size": (3, 4, 3)}),
     ),
 )
 
@@ -176,6 +183,8 @@ place = Place(
         Sample(((3, 3),), {"shape": (6, 9), "start": (5, 0), "step": (-2, 3), "fill": 1.5}),
         Sample(((2, 3, 18),), {"shape": (2, 5, 20), "start": (0, 1, 1), "step": (1, 1, 1), "fill": -1.0}),
         Sample(((0, 3),), {"shape": (2, 3), "start": (0, 0), "step": (1, 1), "fill": 0.0}),
+        Sample(((1,),), {"shape": (1,), "start": (0,), "step": (1,), "fill": 0.0}),
+        Sample(((3, 4),), {"shape": (7, 9), "start": (6, 8), "step": (-3, -2), "fill": 0.5}),
     ),
 )
 
@@ -217,6 +226,8 @@ concat = Concat(
         Sample(((2, 3), (2, 4)), {"axis": 1}),
         Sample(((2, 3, 2), (1, 3, 2), (4, 3, 2)), {"axis": 0}),
         Sample(((2, 0), (2, 17)), {"axis": 1}),
+        Sample(((1,), (1,)), {"axis": 0}),
+        Sample(((3, 5),), {"axis": 1}),
     ),
 )
 
@@ -241,5 +252,8 @@ iota = Iota(
         Sample((), {"shape": (5,), "axis": 0, "dtype": "int64"}),
         Sample((), {"shape": (3, 19), "axis": 1, "dtype": "float32"}),
         Sample((), {"shape": (3, 4), "axis": 0, "dtype": "int32"}),
+        Sample((), {"shape": (1,), "axis": 0, "dtype": "int64"}),
+        Sample((), {"shape": (3, 0), "axis": 1, "dtype": "int64"}),
+        Sample((), {"shape": (2, 5, 3), "axis": 1, "dtype": "float64"}),
     ),
 )

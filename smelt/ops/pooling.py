@@ -120,6 +120,7 @@ _POOLS: tuple[tuple[Shape, dict[str, Any]], ...] = (
     ((1, 2, 6, 6), _pool((3, 3), (1, 1), ((1, 1), (1, 1)))),
     ((1, 2, 7, 9), _pool((2, 2), (3, 3))),
     ((0, 2, 4, 4), _pool((2, 2), (2, 2))),
+    ((1, 1, 1, 1), _pool((1, 1), (1, 1))),
 )
 
 
@@ -132,7 +133,8 @@ max_pool2d_index = MaxPool2dIndex("max_pool2d_index", tuple(Sample((x,), a) for 
 max_pool2d_grad = MaxPool2dGrad(
     "max_pool2d_grad",
     tuple(
-        Sample((_pooled(x, a),) * 2, {"size": x[2:], **a}, dtypes={1: "uint8"}, below=4) for x, a in _POOLS
+        Sample((_pooled(x, a),) * 2, {"size": x[2:], **a}, dtypes={1: "uint8"}, below=a["kernel"][0] * a["kernel"][1])
+        for x, a in _POOLS
     ),
 )
 sum_pool2d = SumPool2d("sum_pool2d", tuple(Sample((x,), a) for x, a in _POOLS))

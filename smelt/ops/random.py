@@ -69,7 +69,7 @@ random_uniform = RandomUniform(
     "random_uniform",
     tuple(
         Sample(((4,),), {"shape": s, "dtype": d}, dtypes={0: "uint32"}, below=1000)
-        for s, d in (((5,), "float32"), ((3, 37), "float32"), ((2, 3), "float64"), ((0,), "float32"))
+        for s, d in (((5,), "float32"), ((3, 37), "float32"), ((2, 3), "float64"), ((0,), "float32"), ((1,), "float32"))
     ),
 )
 

@@ -89,9 +89,12 @@ _SHAPES = (
     Sample(((2, 3, 4, 5),), {"axes": (0, 2, 3)}),
     Sample(((2, 3, 4, 17),), {"axes": (1, 2)}),
     Sample(((3, 1, 2),), {"axes": (1,)}),
+    Sample(((1,),), {"axes": (0,)}),
+    Sample(((0, 5),), {"axes": (1,)}),
+    Sample(((5, 7),), {"axes": (1,)}, dtypes={0: "int64"}),
 )
-sum_ = Sum("sum", (*_SHAPES, Sample(((0, 5),), {"axes": (0,)}), Sample(((0, 5),), {"axes": (1,)})))
-max_ = Max("max", (*_SHAPES, Sample(((0, 5),), {"axes": (1,)})))
+sum_ = Sum("sum", (*_SHAPES, Sample(((0, 5),), {"axes": (0,)}), Sample(((3, 4),), {"axes": ()})))
+max_ = Max("max", _SHAPES)
 argmax = ArgMax("argmax", _SHAPES)
 
 
@@ -110,5 +113,10 @@ class Count(Primitive):
 
 count = Count(
     "count",
-    (Sample(((4, 7),), {"axes": (0,), "dtype": "float32"}), Sample(((4, 7),), {"axes": (0, 1), "dtype": "float64"})),
+    (
+        Sample(((4, 7),), {"axes": (0,), "dtype": "float32"}),
+        Sample(((4, 7),), {"axes": (0, 1), "dtype": "float64"}),
+        Sample(((1,),), {"axes": (0,), "dtype": "float32"}),
+        Sample(((0, 5),), {"axes": (0,), "dtype": "float32"}),
+    ),
 )

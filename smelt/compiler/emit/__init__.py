@@ -1,0 +1,1 @@
+"""Emitters: loops as LLVM text."""

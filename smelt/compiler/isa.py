@@ -1,0 +1,49 @@
+"""What the processor offers: vector bytes, registers, and the names LLVM knows it by.
+
+In: the host, or a processor named for a static test. Out: an :class:`Isa` that lowerings ask for lanes and tile
+sizes.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from smelt.compiler.loops import ITEMSIZE
+
+
+@dataclass(frozen=True)
+class Isa:
+    """A processor as the lowerings see it.
+
+    ``vector_bytes`` is the widest useful vector, ``registers`` the number of vector registers.
+    """
+
+    name: str
+    triple: str
+    cpu: str
+    features: str
+    vector_bytes: int
+    registers: int
+
+    def lanes(self, dtype: str) -> int:
+        """Return how many elements of ``dtype`` one vector holds."""
+        return max(1, self.vector_bytes // max(ITEMSIZE[dtype], 4))
+
+
+@functools.cache
+def host() -> Isa:
+    """Return the processor this program runs on."""
+    import llvmlite.binding as llvm
+
+    triple = llvm.get_process_triple()
+    have = {k for k, v in llvm.get_host_cpu_features().items() if v}
+    features = llvm.get_host_cpu_features().flatten()
+    cpu = llvm.get_host_cpu_name()
+    if "avx512f" in have and "avx512vl" in have:
+        return Isa("avx512", triple, cpu, features + ",-prefer-256-bit", 64, 32)
+    if "avx2" in have and "fma" in have:
+        return Isa("avx2", triple, cpu, features, 32, 16)
+    if triple.startswith(("aarch64", "arm64")):
+        return Isa("neon", triple, cpu, features, 16, 32)
+    return Isa("generic", triple, cpu, features, 16, 16)

@@ -1,0 +1,350 @@
+"""Loops: the second and last intermediate form, one :class:`Kernel` per fused group of graph nodes.
+
+In: a lowering that calls :class:`Builder` methods. Out: structured loops over vector values with affine addresses,
+which print as text and which the emitters turn into LLVM or C without knowing any kernel.
+
+A value has a dtype and a number of lanes. An address is a buffer and an :class:`Index`: a sum of loop variables times
+constants, counted in elements. Loops may carry values (accumulators) from one round to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Union
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """``const + sum(coef * var)`` over loop variables, in elements."""
+
+    const: int = 0
+    terms: tuple[tuple[str, int], ...] = ()
+
+    def __add__(self, other: Index | int) -> Index:
+        if isinstance(other, int):
+            return Index(self.const + other, self.terms)
+        merged = dict(self.terms)
+        for var, coef in other.terms:
+            merged[var] = merged.get(var, 0) + coef
+        return Index(self.const + other.const, tuple((v, c) for v, c in merged.items() if c))
+
+    def __mul__(self, factor: int) -> Index:
+        if factor == 0:
+            return Index()
+        return Index(self.const * factor, tuple((v, c * factor) for v, c in self.terms))
+
+    def coef(self, var: str) -> int:
+        """Return the factor of ``var``."""
+        return dict(self.terms).get(var, 0)
+
+    def __str__(self) -> str:
+        parts = [v if c == 1 else f"{v}*{c}" for v, c in self.terms]
+        if self.const or not parts:
+            parts.append(str(self.const))
+        return "+".join(parts).replace("+-", "-")
+
+
+def var(name: str) -> Index:
+    """Return the index that is just the variable ``name``."""
+    return Index(0, ((name, 1),))
+
+
+AnyIndex = Union[Index, int]
+
+
+def as_index(value: AnyIndex) -> Index:
+    """Return ``value`` as an Index."""
+    return Index(value) if isinstance(value, int) else value
+
+
+@dataclass(eq=False, slots=True)
+class Buffer:
+    """Memory a kernel reads or writes: ``kind`` is input, output, state, constant or arena.
+
+    ``slot`` numbers inputs, outputs, states and constants in the pointer table; ``offset`` is the byte position of
+    an arena buffer, set by the memory plan.
+    """
+
+    name: str
+    dtype: str
+    size: int
+    kind: str
+    slot: int = -1
+    offset: int = -1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes, without alignment."""
+        return self.size * ITEMSIZE[self.dtype]
+
+
+ITEMSIZE = {"f32": 4, "f64": 8, "i32": 4, "i64": 8, "u32": 4, "u8": 1, "bool": 1}
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """A vector (or scalar, ``lanes`` 1) in registers."""
+
+    number: int
+    dtype: str
+    lanes: int
+
+    def __str__(self) -> str:
+        return f"v{self.number}"
+
+    @property
+    def type(self) -> str:
+        """``f32x16``, or ``f32`` for a scalar."""
+        return self.dtype if self.lanes == 1 else f"{self.dtype}x{self.lanes}"
+
+
+@dataclass(eq=False, slots=True)
+class Instr:
+    """One operation. ``imm`` holds what is not a value: a constant, a buffer and index, a function's name."""
+
+    op: str
+    out: Value | None
+    args: tuple[Value, ...] = ()
+    imm: tuple = ()
+
+
+@dataclass(eq=False, slots=True)
+class Let:
+    """Define an integer variable: ``min`` (a, b), or ``muldiv`` a * b // c."""
+
+    var: str
+    op: str
+    args: tuple[Index, ...]
+
+
+@dataclass(eq=False, slots=True)
+class Loop:
+    """``for var in range(start, stop, step)``; ``carried`` holds (value, first, next) accumulators.
+
+    After the loop the carried value is the last ``next``, or ``first`` when no round ran.
+    """
+
+    var: str
+    start: Index
+    stop: Index
+    step: int
+    body: list[Stmt] = field(default_factory=list)
+    carried: list[tuple[Value, Value, Value]] = field(default_factory=list)
+
+
+@dataclass(eq=False, slots=True)
+class If:
+    """Run ``body`` when ``left`` < ``right``."""
+
+    left: Index
+    right: Index
+    body: list[Stmt] = field(default_factory=list)
+
+
+Stmt = Union[Instr, Let, Loop, If]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """How many units a kernel's parallel axis has: ``const``, or ``per`` for every row of the batch.
+
+    ``rows`` says that unit ``i`` is row ``i`` of the batch, so that two such kernels cut the batch alike.
+    """
+
+    const: int = 0
+    per: int = 0
+    grain: int = 1
+
+    @property
+    def rows(self) -> bool:
+        """Whether the units are the rows of the batch."""
+        return self.per == 1 and self.grain == 1
+
+    def __str__(self) -> str:
+        n = str(self.const) if not self.per else ("n" if self.per == 1 else f"n*{self.per}")
+        return n if self.grain == 1 else f"{n}/{self.grain}"
+
+
+@dataclass(eq=False)
+class Kernel:
+    """A function over units ``lo`` to ``hi`` of a parallel axis."""
+
+    name: str
+    range: Range
+    body: list[Stmt]
+    reads: set[Buffer] = field(default_factory=set)
+    writes: set[Buffer] = field(default_factory=set)
+    aligned: set[Buffer] = field(default_factory=set)  # touched only at the kernel's own rows of the batch
+    note: str = ""
+    lines: tuple[str, ...] = ()
+    macs: int = 0
+
+    def __str__(self) -> str:
+        head = f"kernel {self.name}(lo..hi of {self.range})"
+        if self.note:
+            head += f"  # {self.note}"
+        return "\n".join([head, *_format(self.body, "  ")])
+
+
+class Builder:
+    """Builds the body of one kernel. ``lo`` and ``hi`` are the units to do, ``n`` the rows of this batch."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._count = 0
+        self._vars: dict[str, int] = {}
+        self._stack: list[list[Stmt]] = [[]]
+        self._known: list[dict] = [{}]
+        self.reads: set[Buffer] = set()
+        self.writes: set[Buffer] = set()
+        self.unaligned: set[Buffer] = set()
+
+    # --- values ------------------------------------------------------------------------------------------------
+
+    def value(self, dtype: str, lanes: int) -> Value:
+        """Return a fresh value."""
+        self._count += 1
+        return Value(self._count - 1, dtype, lanes)
+
+    def op(self, op: str, *args: Value, dtype: str = "", lanes: int = 0, imm: tuple = ()) -> Value:
+        """Append an operation; equal operations in scope are computed once."""
+        key = (op, tuple(a.number for a in args), dtype, lanes, imm)
+        for known in reversed(self._known):
+            if key in known:
+                return known[key]
+        out = self.value(dtype or args[0].dtype, lanes or args[0].lanes)
+        self._stack[-1].append(Instr(op, out, args, imm))
+        self._known[-1][key] = out
+        return out
+
+    def const(self, number: float | int | bool, dtype: str, lanes: int = 1) -> Value:
+        """Return a constant in every lane."""
+        return self.op("const", dtype=dtype, lanes=lanes, imm=(number,))
+
+    def index(self, index: AnyIndex, dtype: str, lanes: int = 1, step: int = 0) -> Value:
+        """Return ``index + lane * step`` as a number."""
+        return self.op("index", dtype=dtype, lanes=lanes, imm=(as_index(index), step))
+
+    def splat(self, value: Value, lanes: int) -> Value:
+        """Return a scalar repeated in every lane."""
+        return value if value.lanes == lanes else self.op("splat", value, lanes=lanes)
+
+    def load(self, buffer: Buffer, index: AnyIndex, lanes: int = 1, step: int = 1) -> Value:
+        """Load ``lanes`` elements ``step`` apart; step 0 loads one and repeats it."""
+        self.reads.add(buffer)
+        if lanes > 1 and step == 0:
+            return self.splat(self.load(buffer, index), lanes)
+        out = self.value(buffer.dtype, lanes)
+        self._stack[-1].append(Instr("load", out, (), (buffer, as_index(index), step)))
+        return out
+
+    def store(self, buffer: Buffer, index: AnyIndex, value: Value, step: int = 1) -> None:
+        """Store the lanes ``step`` elements apart."""
+        self.writes.add(buffer)
+        self._stack[-1].append(Instr("store", None, (value,), (buffer, as_index(index), step)))
+
+    # --- structure ---------------------------------------------------------------------------------------------
+
+    def fresh(self, name: str) -> str:
+        """Return a variable name not used before in this kernel."""
+        n = self._vars.get(name, 0)
+        self._vars[name] = n + 1
+        return name if n == 0 else f"{name}{n}"
+
+    def let(self, name: str, op: str, *args: AnyIndex) -> Index:
+        """Define an integer variable by ``min`` or ``muldiv``."""
+        name = self.fresh(name)
+        self._stack[-1].append(Let(name, op, tuple(as_index(a) for a in args)))
+        return var(name)
+
+    @contextmanager
+    def loop(self, name: str, start: AnyIndex, stop: AnyIndex, step: int = 1) -> Iterator[Index]:
+        """Open a loop without accumulators and yield its variable."""
+        node = Loop(self.fresh(name), as_index(start), as_index(stop), step)
+        self._stack[-1].append(node)
+        self._stack.append(node.body)
+        self._known.append({})
+        yield var(node.var)
+        self._known.pop()
+        self._stack.pop()
+
+    @contextmanager
+    def carry(
+        self, name: str, start: AnyIndex, stop: AnyIndex, first: Sequence[Value], step: int = 1
+    ) -> Iterator[tuple[Index, list[Value]]]:
+        """Open a loop that carries values; assign the new ones into the yielded list before leaving it.
+
+        After the block the list holds the values the loop leaves behind.
+        """
+        node = Loop(self.fresh(name), as_index(start), as_index(stop), step)
+        phis = [self.value(v.dtype, v.lanes) for v in first]
+        self._stack[-1].append(node)
+        self._stack.append(node.body)
+        self._known.append({})
+        values = list(phis)
+        yield var(node.var), values
+        self._known.pop()
+        self._stack.pop()
+        node.carried = list(zip(phis, first, values, strict=True))
+        values[:] = phis
+
+    @contextmanager
+    def when(self, left: AnyIndex, right: AnyIndex) -> Iterator[None]:
+        """Run the block when ``left`` < ``right``."""
+        node = If(as_index(left), as_index(right))
+        self._stack[-1].append(node)
+        self._stack.append(node.body)
+        self._known.append({})
+        yield
+        self._known.pop()
+        self._stack.pop()
+
+    def finish(self, range: Range, **facts: object) -> Kernel:
+        """Return the kernel."""
+        kernel = Kernel(self.name, range, self._stack[0], self.reads, self.writes, **facts)  # type: ignore[arg-type]
+        if range.rows:
+            kernel.aligned = (self.reads | self.writes) - self.unaligned
+        return kernel
+
+
+def _format(body: list[Stmt], pad: str) -> Iterator[str]:
+    for s in body:
+        if isinstance(s, Let):
+            a = [str(x) for x in s.args]
+            text = f"min({a[0]}, {a[1]})" if s.op == "min" else f"{a[0]}*{a[1]}//{a[2]}"
+            yield f"{pad}{s.var} = {text}"
+        elif isinstance(s, If):
+            yield f"{pad}if {s.left} < {s.right}:"
+            yield from _format(s.body, pad + "  ")
+        elif isinstance(s, Loop):
+            step = "" if s.step == 1 else f" step {s.step}"
+            carried = ", ".join(f"{v}={first}" for v, first, _ in s.carried)
+            yield f"{pad}for {s.var} in {s.start}..{s.stop}{step}:" + (f"  carry {carried}" if carried else "")
+            yield from _format(s.body, pad + "  ")
+            if s.carried:
+                yield f"{pad}  next {', '.join(str(n) for _, _, n in s.carried)}"
+        elif s.op == "store":
+            buffer, index, step = s.imm
+            yield f"{pad}{buffer.name}[{index}{_step(s.args[0].lanes, step)}] = {s.args[0]}"
+        else:
+            assert s.out is not None
+            yield f"{pad}{s.out} = {_expression(s)} : {s.out.type}"
+
+
+def _step(lanes: int, step: int) -> str:
+    return "" if lanes == 1 else (f" : {lanes}" if step == 1 else f" : {lanes} by {step}")
+
+
+def _expression(s: Instr) -> str:
+    if s.op == "load":
+        buffer, index, step = s.imm
+        assert s.out is not None
+        return f"{buffer.name}[{index}{_step(s.out.lanes, step)}]"
+    if s.op == "const":
+        return repr(s.imm[0])
+    if s.op == "index":
+        index, step = s.imm
+        return f"{index}" + (f" + lane*{step}" if step else "")
+    return " ".join([s.op, ", ".join(str(a) for a in s.args), *(str(i) for i in s.imm)]).strip()
