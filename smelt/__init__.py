@@ -2,6 +2,8 @@
 
 from smelt._version import __version__
 from smelt.errors import FileError, RecipeError, ShapeError, TraceError
+from smelt.runtime.step import compile, explain
+from smelt.runtime.workers import get_threads, set_threads
 from smelt.tensor import (
     Parameter,
     Tensor,
@@ -27,12 +29,16 @@ __all__ = [
     "TraceError",
     "__version__",
     "arange",
+    "compile",
     "concat",
+    "explain",
     "full",
+    "get_threads",
     "maximum",
     "minimum",
     "no_grad",
     "ones",
+    "set_threads",
     "stack",
     "tensor",
     "where",

@@ -1,7 +1,7 @@
 """Random numbers: one seed in; uniform tensors for dropout, and a NumPy generator for initial weights, out.
 
-What is drawn while a network runs comes from a :class:`Generator`, whose whole state is a tensor of four words, so
-that a compiled step carries it along. Initial weights are drawn on the host.
+What is drawn while a network runs comes from a :class:`Generator`, whose whole state is a tensor of four
+words, so that a compiled step carries it along. Initial weights are drawn on the host.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _WORD = 0xFFFFFFFF
 class Generator:
     """A stream of random numbers: draw ``i`` is a function of the seed and ``i`` alone.
 
-    The numbers are Threefry-2x32 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): the same
-    on every machine and for any number of threads.
+    The numbers are Threefry-2x32 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): the
+    same on every machine and for any number of threads.
 
     Parameters
     ----------
@@ -91,7 +91,9 @@ def _words(seed: int) -> np.ndarray:
 def _refuse_tracing(what: str) -> None:
     if current_tracer() is not None:
         raise TraceError(
-            at_user_line(f"{what} inside a compiled function would happen once, while tracing: call it outside")
+            at_user_line(
+                f"{what} inside a compiled function would happen once, while tracing: call it outside"
+            )
         )
 
 
@@ -192,10 +194,14 @@ def set_state(state: Mapping[str, np.ndarray]) -> None:
     arrays = {k: np.asarray(v) for k, v in state.items()}
     if {k: (a.shape, a.dtype) for k, a in arrays.items()} != expected:
         received = {k: f"{a.dtype}{list(a.shape)}" for k, a in arrays.items()}
-        raise ValueError(f"random state: expected default uint32[4] and weights uint64[13], received {received}")
+        raise ValueError(
+            f"random state: expected default uint32[4] and weights uint64[13], received {received}"
+        )
     words = arrays["weights"]
     if words[10] > 4 or words[11] > 1 or words[12] > _WORD:
-        raise ValueError(f"random state: weights end in {words[10:].tolist()}, which is no generator's position")
+        raise ValueError(
+            f"random state: weights end in {words[10:].tolist()}, which is no generator's position"
+        )
     fresh = _philox(0)
     fresh.bit_generator.state = {
         "bit_generator": "Philox",

@@ -6,6 +6,7 @@ appended to the graph; the gradient is the same walk over the same records in ei
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,7 +88,7 @@ class Tensor:
     20.0
     """
 
-    __slots__ = ("__weakref__", "_grad", "_record", "_tracer", "_value", "name", "requires_grad")
+    __slots__ = ("__weakref__", "_bound", "_grad", "_record", "_tracer", "_value", "name", "requires_grad")
     __array_priority__ = 1000
 
     def __init__(self, value: Any, requires_grad: bool = False, name: str = "") -> None:
@@ -95,6 +96,7 @@ class Tensor:
         self._record: _Record | None = None
         self._grad: Tensor | None = None
         self._tracer: Tracer | None = current_tracer()
+        self._bound = False  # whether a program has fixed where and in which order the elements lie
         self.requires_grad = requires_grad
         self.name = name
 
@@ -133,7 +135,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return self._spec.size
+        return math.prod(int(d) for d in self.shape)
 
     @property
     def grad(self) -> Tensor | None:
@@ -164,7 +166,7 @@ class Tensor:
     def __len__(self) -> int:
         if self.ndim == 0:
             raise TypeError("a tensor without axes has no length")
-        return self.shape[0]
+        return int(self.shape[0])  # of a traced batch: ties the step to its size
 
     # --- leaving Smelt -----------------------------------------------------------------------------------------
 
@@ -267,7 +269,9 @@ class Tensor:
                 raise ShapeError(at_user_line(f"backward: expected a scalar, received shape {self._spec.shape}"))
             seed = as_tensor(1.0, like=self).broadcast_to(self.shape)
         else:
-            seed = as_tensor(grad, like=self)
+            seed = as_tensor(grad, like=self).astype(self.dtype)
+            if seed._spec.shape != self._spec.shape:
+                raise ShapeError(at_user_line(f"backward: expected a gradient {self._spec}, received {seed._spec}"))
         if not self.requires_grad:
             raise ShapeError(at_user_line("backward: nothing this tensor was computed from requires a gradient"))
         with no_grad():
@@ -275,10 +279,14 @@ class Tensor:
 
     # --- operators ---------------------------------------------------------------------------------------------
 
-    def _binary(self, op: Primitive, other: Any, swap: bool = False) -> Any:
+    def _binary(self, op: Primitive, other: Any, swap: bool = False, floating: bool = False) -> Any:
         if not isinstance(other, (Tensor, np.ndarray, np.generic, float, int, bool)):
             return NotImplemented
+        if floating and isinstance(other, (float, int)):
+            self = self._floating()
         a, b = promote(self, other)
+        if floating:
+            a, b = a._floating(), b._floating()
         return op(b, a) if swap else op(a, b)
 
     def __add__(self, other: Any) -> Tensor:
@@ -300,18 +308,18 @@ class Tensor:
         return self._binary(ops.mul, other, swap=True)
 
     def __truediv__(self, other: Any) -> Tensor:
-        return self._floating()._binary(ops.div, other)
+        return self._binary(ops.div, other, floating=True)
 
     def __rtruediv__(self, other: Any) -> Tensor:
-        return self._floating()._binary(ops.div, other, swap=True)
+        return self._binary(ops.div, other, swap=True, floating=True)
 
     def __pow__(self, other: Any) -> Tensor:
         if isinstance(other, (int, float)) and other == 2:
             return self * self
-        return self._floating()._binary(ops.pow, other)
+        return self._binary(ops.pow, other, floating=True)
 
     def __rpow__(self, other: Any) -> Tensor:
-        return self._floating()._binary(ops.pow, other, swap=True)
+        return self._binary(ops.pow, other, swap=True, floating=True)
 
     def __matmul__(self, other: Any) -> Tensor:
         return matmul(self, other)
@@ -380,9 +388,9 @@ class Tensor:
         sizes = [plain(d) for d in shape]
         if sizes.count(-1) == 1:
             rest = int(np.prod([d for d in sizes if d != -1], dtype=np.int64))
-            if rest == 0 or self.size % rest:
+            if rest == 0 or self._spec.size % rest:
                 raise ShapeError(at_user_line(f"reshape: {self._spec.shape} does not fit into {tuple(sizes)}"))
-            sizes[sizes.index(-1)] = self.size // rest
+            sizes[sizes.index(-1)] = self._spec.size // rest
         if any(d < 0 for d in sizes):
             raise ShapeError(at_user_line(f"reshape: sizes must be ≥ 0, with at most one -1; received {tuple(sizes)}"))
         if tuple(sizes) == self._spec.shape:
@@ -456,8 +464,8 @@ class Tensor:
         return out.reshape(tuple(1 if i in axes else d for i, d in enumerate(self.shape)))
 
     def sum(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
-        """Return the sum over ``axis`` (default all)."""
-        return self._reduce(ops.sum_, axis, keepdims)
+        """Return the sum over ``axis`` (default all); integers and bools add up in int64."""
+        return (self if self.dtype.kind == "f" else self.astype("int64"))._reduce(ops.sum_, axis, keepdims)
 
     def mean(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
         """Return the mean over ``axis`` (default all)."""
@@ -475,7 +483,13 @@ class Tensor:
 
     def min(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
         """Return the minimum over ``axis`` (default all)."""
-        return -(-self)._reduce(ops.max_, axis, keepdims)
+        return self._mirrored()._reduce(ops.max_, axis, keepdims)._mirrored()
+
+    def _mirrored(self) -> Tensor:
+        """Return the elements in opposite order: applied twice, the same elements."""
+        if self.dtype.kind in "fb":
+            return -self if self.dtype.kind == "f" else ~self
+        return (-1 if self.dtype.kind == "i" else int(np.iinfo(self.dtype).max)) - self
 
     def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
         """Return the index of the first maximum along ``axis`` (default: of the flattened tensor), int64."""
@@ -570,7 +584,9 @@ def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor
     array = _as_array(value)
     if dtype is not None:
         array = array.astype(dtype)
-    return Tensor(array.copy() if array is value else array, requires_grad)
+    elif isinstance(value, (np.ndarray, Tensor)):
+        array = array.copy()
+    return Tensor(array, requires_grad)
 
 
 def as_tensor(value: Any, like: Tensor | None = None) -> Tensor:
@@ -580,7 +596,7 @@ def as_tensor(value: Any, like: Tensor | None = None) -> Tensor:
     if like is not None and isinstance(value, (bool, int, float)):
         if isinstance(value, float) and like.dtype.kind != "f":
             return Tensor(np.asarray(value, np.float32))
-        return Tensor(np.asarray(plain(value) if isinstance(value, BatchSize) else value, like.dtype))
+        return Tensor(np.asarray(int(value) if isinstance(value, BatchSize) else value, like.dtype))
     if like is not None and not isinstance(value, (np.ndarray, np.generic)):
         return Tensor(np.asarray(value, like.dtype))
     return Tensor(value)
@@ -691,7 +707,8 @@ def _backward(root: Tensor, seed: Tensor) -> None:
 def _getitem(x: Tensor, index: Any) -> Tensor:
     items = list(index) if isinstance(index, tuple) else [index]
     for item in items:
-        if not (item is None or item is Ellipsis or isinstance(item, (slice, int, np.integer))):
+        known = item is None or item is Ellipsis or isinstance(item, (slice, int, np.integer))
+        if not known or isinstance(item, bool):
             raise ShapeError(
                 at_user_line(f"indexing: expected integers, slices, None or ..., received {type(item).__name__}")
             )
@@ -736,16 +753,18 @@ def _getitem(x: Tensor, index: Any) -> Tensor:
 
 def zeros(shape: Sequence[int] | int, dtype: Any = "float32") -> Tensor:
     """Return a tensor of zeros."""
-    return Tensor(np.zeros(shape, dtype))
+    return full(shape, 0, dtype)
 
 
 def ones(shape: Sequence[int] | int, dtype: Any = "float32") -> Tensor:
     """Return a tensor of ones."""
-    return Tensor(np.ones(shape, dtype))
+    return full(shape, 1, dtype)
 
 
 def full(shape: Sequence[int] | int, value: float, dtype: Any = "float32") -> Tensor:
     """Return a tensor filled with ``value``."""
+    if isinstance(shape, Sequence) and any(isinstance(d, BatchSize) for d in shape):
+        return Tensor(np.asarray(value, dtype)).broadcast_to(shape)
     return Tensor(np.full(shape, value, dtype))
 
 

@@ -53,6 +53,8 @@ class Elementwise(Primitive):
             self._check_kind(values[0].dtype)
         if any(s.dtype != values[0].dtype for s in values):
             raise ShapeError(f"{self.name}: dtypes differ: {', '.join(str(s) for s in specs)}; cast one of them")
+        if self.name == "where" and specs[0].dtype != BOOL:
+            raise ShapeError(f"where: expected a bool condition, received {specs[0]}")
         shape = broadcast_shapes(self.name, *(s.shape for s in specs))
         rows, exact = broadcast_rows(specs, shape)
         return Spec(shape, self.gives or values[0].dtype, rows, exact)

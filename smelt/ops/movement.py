@@ -86,8 +86,14 @@ class BroadcastTo(Primitive):
         shape = attrs["shape"]
         if broadcast_shapes("broadcast_to", x.shape, shape) != shape:
             raise ShapeError(f"broadcast_to: {x.shape} does not broadcast to {shape}")
-        rows = Rows(x.rows.axis + len(shape) - len(x.shape), x.rows.per) if x.rows else None
-        return Spec(shape, x.dtype, rows)
+        lead = len(shape) - len(x.shape)
+        moved = Rows(x.rows.axis + lead, x.rows.per) if x.rows else None
+        asked = Rows(*attrs["rows"]) if attrs.get("rows") else None
+        if asked and moved is None and asked.axis >= lead and x.shape[asked.axis - lead] != 1:
+            return Spec(shape, x.dtype, None, f"an operand of fixed shape {x.shape} meets the batch axis")
+        if asked and moved and asked != moved:
+            return Spec(shape, x.dtype, None, "broadcast_to: the batch axis falls on another one")
+        return Spec(shape, x.dtype, moved or asked)
 
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         return np.broadcast_to(arrays[0], attrs["shape"])
@@ -238,7 +244,8 @@ class Iota(Primitive):
     differentiable = False
 
     def infer(self, *specs: Spec, **attrs: Any) -> Spec:
-        return Spec(attrs["shape"], np.dtype(attrs["dtype"]))
+        rows = Rows(*attrs["rows"]) if attrs.get("rows") else None
+        return Spec(attrs["shape"], np.dtype(attrs["dtype"]), rows)
 
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         shape, axis = attrs["shape"], attrs["axis"]

@@ -29,6 +29,8 @@ class Reduction(Primitive):
         if normalize_axes(self.name, axes, len(x.shape)) != axes:
             raise ShapeError(f"{self.name}: axes {axes} must be sorted and counted from the front")
         shape = tuple(d for i, d in enumerate(x.shape) if i not in axes)
+        if self.name == "sum" and x.dtype.kind == "b":
+            raise ShapeError(f"sum: expected a numeric tensor, received {x}")
         if self.name != "sum" and any(x.shape[a] == 0 for a in axes):
             raise ShapeError(f"{self.name}: nothing to take the maximum of along axes {axes} of shape {x.shape}")
         rows = None

@@ -1,8 +1,8 @@
 """The shared test matrix: every primitive × its samples × memory layouts, as arrays ready to run.
 
-In: ``ops.REGISTRY`` and ``Primitive.samples()``. Out: :func:`cases`, whose values keep away from kinks (no ties,
-no zeros) so that difference quotients hold, and :func:`special_cases`, which look for trouble (NaN, infinities,
-ties).
+In: ``ops.REGISTRY`` and ``Primitive.samples()``. Out: :func:`cases`, whose values keep away from kinks
+(no ties, no zeros) so that difference quotients hold, and :func:`special_cases`, which look for trouble (NaN,
+infinities, ties).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SUMS = {
     *("sum", "matmul", "conv2d", "conv2d_input_grad", "conv2d_weight_grad", "sum_pool2d", "sum_pool2d_grad"),
     *("max_pool2d_grad", "softmax_cross_entropy", "softmax_cross_entropy_grad"),
 }
-"""Primitives that add in an order of their own: their error is measured against the largest term or result."""
+"""Primitives that add in an order of their own: errors are measured against the largest term or result."""
 
 TRANSCENDENTAL = {"pow", "exp", "log", "log1p", "tanh", "sigmoid", "erf"}
 """Functions that may differ from NumPy's in the last bits. Every primitive in neither set is exact."""
@@ -42,7 +42,7 @@ class Case(NamedTuple):
 
 
 def draw(sample: Sample, dtype: str, seed: int) -> list[np.ndarray]:
-    """Return the sample's inputs: floats distinct over all inputs, none of them zero, all exact in float32."""
+    """Return the sample's inputs: floats distinct over all inputs, never zero, exact in float32."""
     rng = np.random.default_rng(seed)
     sizes = [
         int(np.prod(s, dtype=np.int64)) if i not in sample.dtypes else 0 for i, s in enumerate(sample.shapes)

@@ -1,4 +1,4 @@
-"""Every primitive × every check × every layout, generated from the registry: a new one cannot be forgotten."""
+"""Every primitive × every check × every layout, generated from the registry, so none is forgotten."""
 
 from __future__ import annotations
 

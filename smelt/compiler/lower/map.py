@@ -1,0 +1,236 @@
+"""Lower a group of pointwise and window nodes: loops over its shape, vectors along the innermost axis.
+
+In: a group without reduction or contraction. Out: one kernel. Axes that all operands walk alike are merged; where a
+node gathers over windows with a stride, the image's axes are walked one residue at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from smelt.compiler.isa import Isa
+from smelt.compiler.loops import Buffer, Builder, Index, Kernel, Range, var
+from smelt.compiler.lower.evaluate import Evaluator, Point, accesses, merge_axes, pieces
+from smelt.compiler.passes.fuse import Group
+from smelt.compiler.passes.storage import Plan, Storage, order_of
+from smelt.graph.graph import Node
+from smelt.ops.primitive import short_dtype
+
+GRAIN = 1024  # elements one thread takes at least from a flat loop
+
+
+class MapLowering:
+    """Builds the kernel of one map group."""
+
+    def __init__(self, plan: Plan, group: Group, isa: Isa) -> None:
+        self.plan, self.group, self.isa = plan, group, isa
+        self.stores = plan.stores[group]
+        self.shape = group.shape
+        widest = max((short_dtype(n.dtype) for n in group.nodes), key=lambda d: {"f64": 8, "i64": 8}.get(d, 4))
+        self.lanes = isa.lanes(widest)
+
+    def kernel(self, name: str) -> tuple[Kernel, set[Node]]:
+        """Return the kernel and the nodes it loads."""
+        self.b = Builder(name)
+        order = list(self.group.order or order_of(self.shape, self.stores[0][1].strides))
+        residues = self._residues()
+        rows = self.group.rows
+        parallel: int | None = None
+        if rows is not None and (rows.axis != order[-1] or len(order) == 1 or self._reads_input()):
+            parallel = rows.axis
+            order.remove(parallel)
+        fixed = {a + 2 for a in (0, 1) if residues[a] > 1} | ({parallel} if parallel is not None else set())
+        runs = merge_axes(order, self.shape, self._probe(), fixed)
+        self.runs, self.residues = runs, residues
+        if 0 in self.shape:
+            self.e = Evaluator(self.plan, self.group, self.b)
+            return self.b.finish(Range(0)), set()
+        if parallel is not None:
+            assert rows is not None
+            with self._loop_rows(parallel) as row:
+                coords = {parallel: row}
+                self._nest(runs, coords)
+            return self.b.finish(Range(per=rows.per)), self.e.used
+        return self._without_rows(runs)
+
+    def _reads_input(self) -> bool:
+        """Return whether a caller's own array is read: it must not be read beyond its true rows."""
+        stack, seen = list(self.group.nodes), set()
+        while stack:
+            n = stack.pop()
+            if id(n) in seen:
+                continue
+            seen.add(id(n))
+            storage = self.plan.storage.get(n)
+            if storage is not None and storage.buffer.kind == "input":
+                return True
+            if n in self.group.nodes or n in self.plan.fusion.inline:
+                stack.extend(self.plan.operand(n, i) for i in range(len(n.inputs)))
+        return False
+
+    def _loop_rows(self, parallel: int):  # type: ignore[no-untyped-def]
+        row = var("row")
+        self.e = Evaluator(self.plan, self.group, self.b, row)
+        self.e.hoist(self.group.nodes, self.lanes)
+        return self.b.loop("row", var("lo"), var("hi"))
+
+    def _without_rows(self, runs: list[list[int]]) -> tuple[Kernel, set[Node]]:
+        self.e = Evaluator(self.plan, self.group, self.b)
+        self.e.hoist(self.group.nodes, self.lanes)
+        if not runs:
+            self._nest([], {})
+            return self.b.finish(Range(1)), self.e.used
+        sizes = [self._size(r) for r in runs]
+        outer = max(range(len(runs) - 1), key=lambda i: min(sizes[i], 64), default=None)
+        if outer is not None and (sizes[outer] >= 8 or sizes[outer] * 64 >= sizes[-1]) and not self._split(runs[outer]):
+            run = runs[outer]
+            with self.b.loop("i", var("lo"), var("hi")) as i:
+                self._nest([r for r in runs if r is not run], {run[-1]: i})
+            return self.b.finish(Range(sizes[outer])), self.e.used
+        if len(runs) == 1 and not self._split(runs[0]) and sizes[0] > 4 * GRAIN:
+            return self._flat(runs[0], sizes[0])
+        self._nest(runs, {})
+        return self.b.finish(Range(1)), self.e.used
+
+    def _flat(self, run: list[int], size: int) -> tuple[Kernel, set[Node]]:
+        axis = run[-1]
+        whole = size - size % self.lanes
+        stop = self.b.let("stop", "min", var("hi") * GRAIN, whole)
+        with self.b.loop("i", var("lo") * GRAIN, stop, self.lanes) as i:
+            self._body({axis: i}, axis, self.lanes)
+        if whole < size:
+            with self.b.when(size - 1, var("hi") * GRAIN):
+                for start, width in pieces(size, self.lanes):
+                    self._body({axis: Index(start)}, axis, width)
+        return self.b.finish(Range(size, grain=GRAIN)), self.e.used
+
+    def _size(self, run: Sequence[int]) -> int:
+        size = 1
+        for a in run:
+            size *= self.shape[a]
+        return size
+
+    # --- loops -------------------------------------------------------------------------------------------------
+
+    def _residues(self) -> tuple[int, int]:
+        """Return the stride of window gradients along the image's two axes (1 where there are none)."""
+        strides = {n.attrs["stride"] for n in self.group.nodes if n.opname in ("max_pool2d_grad", "sum_pool2d_grad")}
+        if not strides:
+            return (1, 1)
+        (only,) = strides
+        return only
+
+    def _split(self, run: Sequence[int]) -> bool:
+        return len(run) == 1 and len(self.shape) == 4 and run[0] in (2, 3) and self.residues[run[0] - 2] > 1
+
+    def _strided_window(self, axis: int) -> bool:
+        """Return whether lanes along ``axis`` would step over pixels in a window node."""
+        return any(
+            n.opname in ("max_pool2d", "max_pool2d_index", "sum_pool2d") and n.attrs["stride"][axis - 2] != 1
+            for n in self.group.nodes
+            if len(self.shape) == 4 and axis in (2, 3)
+        )
+
+    def _nest(self, runs: list[list[int]], coords: dict[int, Index]) -> None:
+        if not runs:
+            self._body(coords, None, 1)
+            return
+        (run, *rest) = runs
+        axis, size = run[-1], self._size(run)
+        if self._split(run):
+            stride = self.residues[axis - 2]
+            for r in range(min(stride, size)):
+                with self.b.loop(f"q{axis}", 0, -(-(size - r) // stride)) as q:
+                    self._nest(rest, {**coords, axis: q * stride + r})
+            return
+        if rest:
+            with self.b.loop(f"i{axis}", 0, size) as i:
+                self._nest(rest, {**coords, axis: i})
+            return
+        lanes = 1 if self._strided_window(axis) else self.lanes
+        if size >= lanes:
+            with self.b.loop(f"i{axis}", 0, size - size % lanes, lanes) as i:
+                self._body({**coords, axis: i}, axis, lanes)
+        for start, width in pieces(size, lanes):
+            self._body({**coords, axis: Index(start)}, axis, width)
+
+    def _body(self, coords: dict[int, Index], lane: int | None, lanes: int) -> None:
+        self.e.fresh()
+        point = Point(
+            tuple(coords.get(a, Index()) for a in range(len(self.shape))), lane if lanes > 1 else None, lanes
+        )
+        values = [(node, storage, self.e.full(node, point)) for node, storage in self.stores]
+        for node, storage, value in values:
+            self.e.store(node, storage, point, value)
+
+    def _probe(self) -> list[Index]:
+        """Return every access of one scalar evaluation, with axis ``i`` at ``a{i}`` (or 0 in split axes)."""
+        builder = Builder("probe")
+        e = Evaluator(self.plan, self.group, builder)
+        coords = []
+        for axis in range(len(self.shape)):
+            split = len(self.shape) == 4 and axis in (2, 3)
+            coords.append(var(f"a{axis}") * (self._residues()[axis - 2] if split else 1))
+        point = Point(tuple(coords), None, 1)
+        for node, storage in self.stores:
+            e.store(node, storage, point, e.full(node, point))
+        return accesses(builder._stack[0])
+
+
+def lower_map(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node], list[Buffer]]:
+    """Return the kernels of a map group, the nodes they load, and buffers they need."""
+    kernel, used = MapLowering(plan, group, isa).kernel(name)
+    return [kernel], used, []
+
+
+def lower_fill(node: Node, storage: Storage, isa: Isa, name: str) -> Kernel:
+    """Return the kernel that fills what a ``place`` leaves around its input: slabs per axis, or all of it."""
+    b = Builder(name)
+    dtype, lanes = short_dtype(node.dtype), isa.lanes(short_dtype(node.dtype))
+    fill, shape = node.attrs["fill"], node.shape
+    (x,) = node.inputs
+    start, step = node.attrs["start"], node.attrs["step"]
+    dense_step = all(s == 1 or d <= 1 for s, d in zip(step, x.shape, strict=True)) and x.spec.size > 0
+    ranges = [(0, d) for d in shape]
+    slabs: list[list[tuple[int, int]]] = []
+    if dense_step:
+        inner = list(ranges)
+        for axis in range(len(shape)):
+            low, high = start[axis], start[axis] + x.shape[axis]
+            for a, z in ((0, low), (high, shape[axis])):
+                if a < z:
+                    slabs.append([*inner[:axis], (a, z), *ranges[axis + 1 :]])
+            inner[axis] = (low, high)
+    else:
+        slabs = [ranges]
+    order = order_of(shape, storage.strides)
+    rows = node.spec.rows
+    if rows is None or rows.axis == order[-1]:
+        rows = None
+
+    def emit(slab: list[tuple[int, int]], axes: Sequence[int], at: Index) -> None:
+        (axis, *rest) = axes
+        low, high = slab[axis]
+        stride = storage.strides[axis]
+        if rest:
+            with b.loop(f"i{axis}", low, high) as i:
+                emit(slab, rest, at + i * stride)
+            return
+        count = high - low
+        if count >= lanes:
+            with b.loop(f"i{axis}", low, high - count % lanes, lanes) as i:
+                b.store(storage.buffer, at + i * stride, b.const(fill, dtype, lanes), stride)
+        for offset, width in pieces(count, lanes):
+            b.store(storage.buffer, at + (low + offset) * stride, b.const(fill, dtype, width), stride)
+
+    if rows is not None:
+        axes = [a for a in order if a != rows.axis]
+        with b.loop("row", var("lo"), var("hi")) as row:
+            for slab in slabs:
+                emit(slab, axes, row * storage.strides[rows.axis] + storage.offset)
+        return b.finish(Range(per=rows.per))
+    for slab in slabs:
+        emit(slab, order, Index(storage.offset))
+    return b.finish(Range(1))
+
+

@@ -1,0 +1,250 @@
+"""Fuse: put the graph's nodes into groups, each of which becomes one kernel.
+
+In: a simplified graph. Out: groups. A contraction or a reduction starts a group; a pointwise node joins the group
+that computes one of its operands at the same shape, unless that would make two groups wait for each other. Pointwise
+nodes that only reductions read are computed inside of them and never stored.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from smelt.graph.graph import Graph, Node
+from smelt.ops.elementwise import Elementwise
+from smelt.ops.primitive import Primitive, Rows, Shape, Spec
+
+VIEWS = {"reshape", "permute", "broadcast_to", "slice"}
+CONTRACTIONS = {"matmul", "conv2d", "conv2d_input_grad", "conv2d_weight_grad"}
+REDUCTIONS = {"sum", "max", "argmax"}
+WINDOWS = {"max_pool2d", "max_pool2d_index", "sum_pool2d", "max_pool2d_grad", "sum_pool2d_grad"}
+REGIONS = {"place", "concat"}
+POINTS = {"cast", "random_uniform", "advance_random", "copy"}
+
+
+class Copy(Primitive):
+    """Store a value again in another order; made by the compiler only."""
+
+    def __init__(self) -> None:
+        self.name, self._samples = "copy", ()
+
+    def infer(self, *specs: Spec, **attrs: object) -> Spec:
+        return specs[0]
+
+
+COPY = Copy()
+
+
+def kind_of(node: Node) -> str:
+    """Return leaf, number, view, point, window, reduce, contract, region or free (computed wherever it is used)."""
+    name = node.opname
+    if node.op is None:
+        return "number" if node.kind == "constant" and node.value is not None and node.value.ndim == 0 else "leaf"
+    if isinstance(node.op, Elementwise) or name in POINTS:
+        return "point"
+    for kind, names in (
+        ("view", VIEWS),
+        ("contract", CONTRACTIONS),
+        ("reduce", REDUCTIONS),
+        ("window", WINDOWS),
+        ("region", REGIONS),
+        ("free", {"iota", "count"}),
+    ):
+        if name in names:
+            return kind
+    raise ValueError(f"primitive {name} has no lowering")
+
+
+@dataclass(eq=False)
+class Group:
+    """Nodes computed together.
+
+    ``shape`` is what its pointwise nodes iterate over; a reduction's ``full`` shape and ``axes`` say what it reads.
+    """
+
+    number: int
+    kind: str
+    shape: Shape
+    rows: Rows | None
+    roots: list[Node] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    full: Shape = ()
+    axes: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()  # a copy's order of axes in memory, outermost first
+
+    def members(self) -> list[Node]:
+        """Return roots and pointwise nodes."""
+        return [*self.roots, *self.nodes]
+
+
+@dataclass
+class Fusion:
+    """The groups, and which nodes are recomputed where they are used."""
+
+    graph: Graph
+    nodes: list[Node]
+    kinds: dict[Node, str]
+    groups: list[Group]
+    group_of: dict[Node, Group]
+    inline: set[Node]
+    consumers: dict[Node, list[Node]]
+    ancestors: list[int]
+
+    def dependencies(self, node: Node) -> set[int]:
+        """Return the numbers of the groups that must have run before ``node`` can be read."""
+        out: set[int] = set()
+        stack = [node]
+        seen: set[int] = set()
+        while stack:
+            n = stack.pop()
+            if id(n) in seen:
+                continue
+            seen.add(id(n))
+            group = self.group_of.get(n)
+            if group is not None:
+                out.add(group.number)
+            else:
+                stack.extend(n.inputs)
+        return out
+
+    def depends(self, group: int, on: int) -> bool:
+        """Return whether ``group`` needs a result of ``on``, directly or not."""
+        return bool(self.ancestors[group] >> on & 1)
+
+
+def fuse(graph: Graph) -> Fusion:
+    """Return the fusion of a simplified graph."""
+    nodes = graph.nodes()
+    kinds = {n: kind_of(n) for n in nodes}
+    consumers: dict[Node, list[Node]] = defaultdict(list)
+    for n in nodes:
+        for i in n.inputs:
+            consumers[i].append(n)
+    kept = set(graph.outputs) | set(graph.updates.values())
+    f = Fusion(graph, nodes, kinds, [], {}, set(), consumers, [])
+    _find_inline(f, kept)
+    for node in nodes:
+        kind = kinds[node]
+        if node in f.inline or kind in ("leaf", "number", "view", "region", "free"):
+            continue
+        if kind == "contract":
+            _start(f, node, "contract")
+        elif kind == "reduce":
+            _join_reduction(f, node)
+        else:
+            _join_point(f, node)
+    return f
+
+
+def _find_inline(f: Fusion, kept: set[Node]) -> None:
+    """Mark what is cheaper to recompute than to store: scalars made of constants, and the inputs of reductions."""
+    for n in f.nodes:
+        kind = f.kinds[n]
+        if kind in ("number", "free"):
+            f.inline.add(n)
+        elif kind == "point" and n.spec.size == 1 and n.inputs and all(i in f.inline for i in n.inputs):
+            f.inline.add(n)
+        elif kind == "view" and n.inputs[0] in f.inline and n.inputs[0].spec.size == 1:
+            f.inline.add(n)
+    absorbed: dict[Node, tuple] = {}
+    for n in reversed(f.nodes):
+        if f.kinds[n] != "point" or n in kept or n in f.inline or not f.consumers[n]:
+            continue
+        keys = set()
+        for c in f.consumers[n]:
+            if f.kinds[c] == "reduce":
+                keys.add((c.attrs["axes"], c.inputs[0].shape))
+            else:
+                keys.add(absorbed.get(c, ()))
+        key = keys.pop()
+        if not keys and key and key[1] == n.shape:
+            absorbed[n] = key
+    f.inline.update(absorbed)
+
+
+def _direct(f: Fusion, node: Node) -> set[int]:
+    out: set[int] = set()
+    for i in node.inputs:
+        out |= f.dependencies(i)
+    return out
+
+
+def _start(f: Fusion, node: Node, kind: str) -> Group:
+    group = Group(len(f.groups), kind, node.shape, node.spec.rows)
+    (group.nodes if kind == "map" else group.roots).append(node)
+    f.groups.append(group)
+    f.group_of[node] = group
+    f.ancestors.append(0)
+    _link(f, group, _direct(f, node))
+    return group
+
+
+def _link(f: Fusion, group: Group, needs: set[int]) -> None:
+    mask = 0
+    for h in needs - {group.number}:
+        mask |= f.ancestors[h] | 1 << h
+    f.ancestors[group.number] |= mask
+    for g in f.groups:
+        if f.ancestors[g.number] >> group.number & 1:
+            f.ancestors[g.number] |= mask
+
+
+def _may_join(f: Fusion, group: Group, needs: set[int]) -> bool:
+    return not any(h != group.number and f.depends(h, group.number) for h in needs)
+
+
+def _join(f: Fusion, group: Group, node: Node, needs: set[int], root: bool = False) -> None:
+    (group.roots if root else group.nodes).append(node)
+    f.group_of[node] = group
+    _link(f, group, needs)
+
+
+def _join_reduction(f: Fusion, node: Node) -> None:
+    full, axes = node.inputs[0].shape, node.attrs["axes"]
+    needs = _direct(f, node)
+    for group in reversed(f.groups):
+        same = group.kind == "reduce" and group.full == full and group.axes == axes and group.rows == node.spec.rows
+        if same and group.number not in needs and _may_join(f, group, needs) and node.opname != "argmax":
+            if group.roots[0].opname != "argmax" and not any(f.depends(h, group.number) for h in needs):
+                _join(f, group, node, needs, root=True)
+                return
+    group = _start(f, node, "reduce")
+    group.full, group.axes = full, axes
+
+
+def _join_point(f: Fusion, node: Node) -> None:
+    needs = _direct(f, node)
+    key = (node.shape, node.spec.rows)
+    candidates: list[Group] = []
+    if f.kinds[node] == "point":
+        for i in node.inputs:
+            group = f.group_of.get(i)
+            if group is not None and i.shape == node.shape and (group.shape, group.rows) == key:
+                candidates.append(group)
+        candidates.sort(key=lambda g: -g.number)
+    mine = {i for i in node.inputs if i.shape == node.shape or f.kinds[node] == "window"}
+    for group in f.groups:  # siblings that read the same values
+        if group.kind == "map" and (group.shape, group.rows) == key and not group.order:
+            theirs = {i for n in group.nodes for i in n.inputs}
+            if mine & theirs:
+                candidates.append(group)
+    for group in candidates:
+        if node.opname != "copy" and _may_join(f, group, needs):
+            if f.kinds[node] == "window" and group.number in needs:
+                continue
+            _join(f, group, node, needs)
+            return
+    _start(f, node, "map")
+
+
+def needs_storage(f: Fusion, node: Node) -> bool:
+    """Return whether a computed node must be in memory for something outside of its own group."""
+    if node in f.graph.outputs or node in f.graph.updates.values():
+        return True
+    group = f.group_of[node]
+    for c in f.consumers[node]:
+        if f.kinds[c] in ("view", "region", "contract", "window"):
+            return True
+        if f.group_of.get(c) is not group:
+            return True
+    return False

@@ -1,0 +1,61 @@
+"""Schedule: order the kernels and cut them into phases, with a barrier between two phases.
+
+In: kernels with the nodes they load and define. Out: phases. Two kernels that need each other's data share a phase
+when both cut the batch alike and touch that data only at their own rows: what a thread wrote, it reads itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from smelt.compiler.loops import Buffer, Kernel
+
+
+@dataclass(eq=False)
+class Task:
+    """A kernel and what must have run before it, with the buffer that passes between them."""
+
+    kernel: Kernel
+    after: list[tuple[Task, Buffer]] = field(default_factory=list)
+
+    def follows(self, other: Task, buffer: Buffer) -> None:
+        """Run after ``other``, because of ``buffer``."""
+        if other is not self:
+            self.after.append((other, buffer))
+
+
+def schedule(tasks: list[Task]) -> list[list[Kernel]]:
+    """Return the phases, each kernel in the earliest it can run in."""
+    phase: dict[Task, int] = {}
+    order: list[Task] = []
+    state: dict[Task, int] = {}
+
+    def visit(root: Task) -> None:
+        stack = [(root, 0)]
+        while stack:
+            task, i = stack.pop()
+            if i == 0:
+                if task in state:
+                    continue
+                state[task] = 1
+            if i < len(task.after):
+                stack.append((task, i + 1))
+                before = task.after[i][0]
+                if state.get(before) == 1 and before not in phase:
+                    raise AssertionError(f"kernels {task.kernel.name} and {before.kernel.name} wait for each other")
+                if before not in state:
+                    stack.append((before, 0))
+                continue
+            level = 0
+            for before, buffer in task.after:
+                together = buffer in before.kernel.aligned and buffer in task.kernel.aligned
+                level = max(level, phase[before] + (0 if together else 1))
+            phase[task] = level
+            order.append(task)
+
+    for task in tasks:
+        visit(task)
+    phases: list[list[Kernel]] = [[] for _ in range(max(phase.values(), default=-1) + 1)]
+    for task in order:
+        phases[phase[task]].append(task.kernel)
+    return phases

@@ -1,0 +1,260 @@
+"""Simplify: rewrite the traced graph into fewer, simpler nodes that mean the same.
+
+In: a graph as traced. Out: a graph in which padding is explicit, the fused loss is spelled out in reductions, equal
+nodes are one node, and moves that do nothing are gone. What remains is what the lowerings know.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from smelt import ops
+from smelt.graph.graph import Graph, Node
+from smelt.ops.primitive import Primitive, Spec
+
+NO_PADDING = ((0, 0), (0, 0))
+
+
+class Rewriter:
+    """Builds nodes, reusing an equal node that was built before."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple, Node] = {}
+        self.line = ""
+        self.uses: dict[int, int] = {}  # how often the nodes of the old graph are read
+
+    def make(self, op: Primitive, *inputs: Node, **attrs: Any) -> Node:
+        """Return the node ``op(*inputs, **attrs)``."""
+        spec = op.infer(*(i.spec for i in inputs), **attrs)
+        return self.node(op, inputs, attrs, spec)
+
+    def node(self, op: Primitive, inputs: tuple[Node, ...], attrs: dict[str, Any], spec: Spec) -> Node:
+        """Return a node with a known spec."""
+        key = (op.name, tuple(id(i) for i in inputs), tuple(sorted(attrs.items())), spec.rows)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = Node("op", spec, op, inputs, attrs, line=self.line)
+        return found
+
+    def constant(self, value: Any, dtype: np.dtype) -> Node:
+        """Return a scalar constant."""
+        array = np.asarray(value, dtype)
+        key = ("constant", dtype.name, array.tobytes())
+        if key not in self._known:
+            self._known[key] = Node("constant", Spec((), dtype), value=array)
+        return self._known[key]
+
+
+def simplify(graph: Graph) -> Graph:
+    """Return the simplified graph; inputs and states are the same nodes."""
+    r = Rewriter()
+    new: dict[int, Node] = {}
+    nodes = graph.nodes()
+    for node in nodes:
+        for i in node.inputs:
+            r.uses[id(i)] = r.uses.get(id(i), 0) + 1
+    for node in nodes:
+        if node.op is None:
+            scalar = node.kind == "constant" and node.value is not None and node.value.ndim == 0
+            new[id(node)] = r.constant(node.value, node.dtype) if scalar else node
+            continue
+        r.line = node.line
+        inputs = tuple(new[id(i)] for i in node.inputs)
+        rule = _RULES.get(node.op.name)
+        out = rule(r, node, *inputs) if rule else None
+        new[id(node)] = out if out is not None else r.node(node.op, inputs, node.attrs, node.spec)
+    out = Graph(graph.name, graph.inputs, graph.states, exact=graph.exact)
+    out.outputs = [new[id(n)] for n in graph.outputs]
+    out.updates = {s: new[id(n)] for s, n in graph.updates.items() if new[id(n)] is not s}
+    return out
+
+
+def _pad(r: Rewriter, x: Node, padding: Any, fill: float) -> Node:
+    if padding == NO_PADDING:
+        return x
+    (top, bottom), (left, right) = padding
+    n, c, h, w = x.shape
+    shape = (n, c, h + top + bottom, w + left + right)
+    return r.make(ops.place, x, shape=shape, start=(0, 0, top, left), step=(1, 1, 1, 1), fill=fill)
+
+
+def _conv2d(r: Rewriter, node: Node, x: Node, w: Node) -> Node:
+    a = node.attrs
+    return r.make(ops.conv2d, _pad(r, x, a["padding"], 0.0), w, **{**a, "padding": NO_PADDING})
+
+
+def _conv2d_weight_grad(r: Rewriter, node: Node, x: Node, g: Node) -> Node:
+    a = node.attrs
+    x = _pad(r, x, a["padding"], 0.0)
+    return r.node(ops.conv2d_weight_grad, (x, g), {**a, "padding": NO_PADDING}, node.spec)
+
+
+def gather_padding(size: int, kernel: int, stride: int, dilation: int, before: int, grads: int) -> tuple[int, int]:
+    """Return how far (in front, behind) the windows that cover the input reach beyond the ``grads`` outputs."""
+    low = high = 0
+    for r in range(stride):
+        count = -(-(size - r) // stride)
+        for k in range(kernel):
+            reach = r + before - k * dilation
+            if reach % stride == 0 and count > 0:
+                low = min(low, reach // stride)
+                high = max(high, reach // stride + count - grads)
+    return -low, high
+
+
+def _gathered(r: Rewriter, g: Node, a: dict[str, Any], kernel: Any, dilation: Any, fill: float) -> tuple[Node, Any]:
+    pads = tuple(
+        gather_padding(a["size"][i], kernel[i], a["stride"][i], dilation[i], a["padding"][i][0], g.shape[2 + i])
+        for i in (0, 1)
+    )
+    return _pad(r, g, pads, fill), (pads[0][0], pads[1][0])
+
+
+def _conv2d_input_grad(r: Rewriter, node: Node, g: Node, w: Node) -> Node:
+    a = node.attrs
+    g, origin = _gathered(r, g, a, w.shape[2:], a["dilation"], 0.0)
+    return r.node(ops.conv2d_input_grad, (g, w), {**a, "origin": origin}, node.spec)
+
+
+def _max_pool2d_grad(r: Rewriter, node: Node, g: Node, index: Node) -> Node:
+    a = node.attrs
+    g, origin = _gathered(r, g, a, a["kernel"], (1, 1), 0.0)
+    index, _ = _gathered(r, index, a, a["kernel"], (1, 1), 255)
+    return r.node(ops.max_pool2d_grad, (g, index), {**a, "origin": origin}, node.spec)
+
+
+def _sum_pool2d_grad(r: Rewriter, node: Node, g: Node) -> Node:
+    a = node.attrs
+    g, origin = _gathered(r, g, a, a["kernel"], (1, 1), 0.0)
+    return r.node(ops.sum_pool2d_grad, (g,), {**a, "origin": origin}, node.spec)
+
+
+def _pool(fill: float) -> Any:
+    def rule(r: Rewriter, node: Node, x: Node) -> Node:
+        a = node.attrs
+        return r.make(node.op, _pad(r, x, a["padding"], fill), **{**a, "padding": NO_PADDING})  # type: ignore[arg-type]
+
+    return rule
+
+
+def _cross_entropy_parts(r: Rewriter, x: Node, y: Node) -> tuple[Node, Node, Node, Node]:
+    """Return (shifted logits, their exponentials, the sum of these, whether a class is the label)."""
+    rows, classes = x.shape
+    column = (rows, 1)
+    top = r.make(ops.reshape, r.make(ops.max_, x, axes=(1,)), shape=column)
+    z = r.make(ops.sub, x, top)
+    e = r.make(ops.exp, z)
+    s = r.make(ops.sum_, e, axes=(1,))
+    number = r.make(ops.iota, shape=(1, classes), axis=1, dtype=y.dtype.name)
+    hit = r.make(ops.eq, r.make(ops.reshape, y, shape=column), number)
+    return z, e, s, hit
+
+
+def _softmax_cross_entropy(r: Rewriter, node: Node, x: Node, y: Node) -> Node:
+    z, _, s, hit = _cross_entropy_parts(r, x, y)
+    picked = r.make(ops.sum_, r.make(ops.where, hit, z, r.constant(0, x.dtype)), axes=(1,))
+    return r.make(ops.sub, r.make(ops.log, s), picked)
+
+
+def _softmax_cross_entropy_grad(r: Rewriter, node: Node, x: Node, y: Node, g: Node) -> Node:
+    _, e, s, hit = _cross_entropy_parts(r, x, y)
+    column = (x.shape[0], 1)
+    p = r.make(ops.div, e, r.make(ops.reshape, s, shape=column))
+    one_hot = r.make(ops.where, hit, r.constant(1, x.dtype), r.constant(0, x.dtype))
+    return r.make(ops.mul, r.make(ops.sub, p, one_hot), r.make(ops.reshape, g, shape=column))
+
+
+def _reshape(r: Rewriter, node: Node, x: Node) -> Node | None:
+    if x.opname == "reshape":
+        x = x.inputs[0]
+    if x.shape == node.shape:
+        return x
+    return r.node(ops.reshape, (x,), {"shape": node.attrs["shape"]}, node.spec)
+
+
+def _permute(r: Rewriter, node: Node, x: Node) -> Node | None:
+    axes = node.attrs["axes"]
+    if x.opname == "permute":
+        inner = x.attrs["axes"]
+        axes, x = tuple(inner[a] for a in axes), x.inputs[0]
+    if axes == tuple(range(len(axes))):
+        return x
+    rank = len(axes)
+    swap = (*range(rank - 2), rank - 1, rank - 2)
+    if x.opname == "matmul" and axes == swap and r.uses[id(node.inputs[0])] == 1:
+        # (a b)^T = b^T a^T: the gradient of a weight then has the weight's shape, and its update fuses with it.
+        a, b = (_permute_last(r, i) for i in x.inputs)
+        return r.node(ops.matmul, (b, a), {}, node.spec)
+    return r.node(ops.permute, (x,), {"axes": axes}, node.spec)
+
+
+def _permute_last(r: Rewriter, x: Node) -> Node:
+    rank = len(x.shape)
+    axes = (*range(rank - 2), rank - 1, rank - 2)
+    if x.opname == "permute" and x.attrs["axes"] == axes:
+        return x.inputs[0]
+    return r.make(ops.permute, x, axes=axes)
+
+
+def _is_number(node: Node, value: float) -> bool:
+    return node.kind == "constant" and node.value is not None and node.value.ndim == 0 and node.value == value
+
+
+def _pow(r: Rewriter, node: Node, x: Node, y: Node) -> Node | None:
+    """Spell out small whole powers as products: x**3 is exact and has no trouble with negative x."""
+    if y.kind != "constant" or y.value is None or y.value.ndim or node.dtype != x.dtype:
+        return None
+    n = float(y.value)
+    if n == 0.5:
+        return None
+    if n != int(n) or not 1 <= abs(n) <= 4 or node.shape != x.shape:
+        return None
+    out = x
+    for _ in range(int(abs(n)) - 1):
+        out = r.make(ops.mul, out, x)
+    return out if n > 0 else r.make(ops.div, r.constant(1, x.dtype), out)
+
+
+def _same_shape_only(value: float, side: int) -> Any:
+    """Drop ``x * 1``, ``x + 0``, ``x / 1`` and ``x - 0`` where they do not broadcast x."""
+
+    def rule(r: Rewriter, node: Node, a: Node, b: Node) -> Node | None:
+        if _is_number(b, value) and a.shape == node.shape:
+            return a
+        if side == 2 and _is_number(a, value) and b.shape == node.shape:
+            return b
+        return None
+
+    return rule
+
+
+def _cast(r: Rewriter, node: Node, x: Node) -> Node | None:
+    if x.dtype == node.dtype:
+        return x
+    if x.kind == "constant" and x.value is not None and x.value.ndim == 0:
+        return r.constant(x.value, node.dtype)
+    return None
+
+
+_RULES: dict[str, Any] = {
+    "conv2d": _conv2d,
+    "conv2d_weight_grad": _conv2d_weight_grad,
+    "conv2d_input_grad": _conv2d_input_grad,
+    "max_pool2d": _pool(float("-inf")),
+    "max_pool2d_index": _pool(float("-inf")),
+    "sum_pool2d": _pool(0.0),
+    "max_pool2d_grad": _max_pool2d_grad,
+    "sum_pool2d_grad": _sum_pool2d_grad,
+    "softmax_cross_entropy": _softmax_cross_entropy,
+    "softmax_cross_entropy_grad": _softmax_cross_entropy_grad,
+    "reshape": _reshape,
+    "permute": _permute,
+    "pow": _pow,
+    "mul": _same_shape_only(1.0, 2),
+    "add": _same_shape_only(0.0, 2),
+    "sub": _same_shape_only(0.0, 1),
+    "div": _same_shape_only(1.0, 1),
+    "cast": _cast,
+}

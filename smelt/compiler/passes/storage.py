@@ -1,0 +1,475 @@
+"""Storage: decide where every value lies in memory, in which order of axes, and what must be copied.
+
+In: the groups. Out: a :class:`Plan`: for every stored node its buffer, strides and offset, for every group what it
+stores where, and the copies that bring an operand into the order a kernel needs.
+
+Images are kept channels-last, convolution kernels with their output channels last, and a matrix that multiplies from
+the right with its columns last: the axis that fills vectors is always the innermost. Everything linked by pointwise
+operations shares one order, so that optimizer state follows its weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from smelt.compiler.loops import Buffer
+from smelt.compiler.passes.fuse import COPY, Fusion, Group, needs_storage
+from smelt.graph.graph import Node
+from smelt.ops.primitive import Shape, short_dtype
+
+Order = tuple[int, ...]
+NHWC: Order = (0, 2, 3, 1)
+HWIO: Order = (2, 3, 1, 0)
+HWOI: Order = (2, 3, 0, 1)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where a value lies: element strides and offset within a buffer."""
+
+    buffer: Buffer
+    strides: tuple[int, ...]
+    offset: int = 0
+
+
+def dense(shape: Shape, order: Order) -> tuple[int, ...]:
+    """Return the strides of a dense array whose axes lie in ``order``, outermost first."""
+    strides = [0] * len(shape)
+    step = 1
+    for axis in reversed(order):
+        strides[axis] = step
+        step *= max(shape[axis], 1)
+    return tuple(strides)
+
+
+def order_of(shape: Shape, strides: Sequence[int]) -> Order:
+    """Return the axes from the outermost to the innermost by stride."""
+    return tuple(sorted(range(len(shape)), key=lambda a: (-strides[a] if shape[a] > 1 else 0, a)))
+
+
+def reshape_strides(shape: Shape, strides: tuple[int, ...], to: Shape) -> tuple[int, ...] | None:
+    """Return the strides of a reshaped view, or None when the elements would have to move."""
+    if 0 in shape:
+        return dense(to, tuple(range(len(to))))
+    merged: list[list[int]] = []  # [size, stride] of runs that lie densely
+    for d, s in zip(shape, strides, strict=True):
+        if d == 1:
+            continue
+        if merged and merged[-1][1] == d * s:
+            merged[-1] = [merged[-1][0] * d, s]
+        else:
+            merged.append([d, s])
+    out = [0] * len(to)
+    i = len(merged) - 1
+    left = merged[i][0] if merged else 1
+    for axis in range(len(to) - 1, -1, -1):
+        if to[axis] == 1:
+            continue
+        while left == 1 and i > 0:
+            i -= 1
+            left = merged[i][0]
+        if not merged or left % to[axis]:
+            return None
+        out[axis] = merged[i][1] * (merged[i][0] // left)
+        left //= to[axis]
+    return tuple(out)
+
+
+def view_storage(node: Node, base: Storage) -> Storage | None:
+    """Return the storage of a view of ``base``, or None when a reshape has to move elements."""
+    (x,) = node.inputs
+    a = node.attrs
+    match node.opname:
+        case "permute":
+            return Storage(base.buffer, tuple(base.strides[i] for i in a["axes"]), base.offset)
+        case "broadcast_to":
+            extra = len(node.shape) - len(x.shape)
+            kept = tuple(0 if d == 1 else s for d, s in zip(x.shape, base.strides, strict=True))
+            return Storage(base.buffer, (0,) * extra + kept, base.offset)
+        case "slice":
+            offset = base.offset + sum(i * s for i, s in zip(a["start"], base.strides, strict=True))
+            return Storage(
+                base.buffer, tuple(t * s for t, s in zip(a["step"], base.strides, strict=True)), offset
+            )
+    strides = reshape_strides(x.shape, base.strides, node.shape)
+    return None if strides is None else Storage(base.buffer, strides, base.offset)
+
+
+@dataclass
+class Plan:
+    """Where everything is, and what each group writes."""
+
+    fusion: Fusion
+    storage: dict[Node, Storage] = field(default_factory=dict)
+    stores: dict[Group, list[tuple[Node, Storage]]] = field(default_factory=dict)
+    fills: list[tuple[Node, Storage]] = field(default_factory=list)  # places whose surroundings must be filled
+    extra_groups: list[Group] = field(default_factory=list)
+    operands: dict[tuple[Node, int], Node] = field(default_factory=dict)  # copies that stand in for an operand
+    defs: dict[Node, list[Node]] = field(default_factory=dict)  # region nodes: the nodes whose groups write them
+    overwrites: dict[Group, list[Node]] = field(default_factory=dict)  # states a group overwrites
+    buffers: list[Buffer] = field(default_factory=list)
+    orders: dict[Node, Order] = field(default_factory=dict)
+    lane_rows: set[Node] = field(default_factory=set)  # products whose lanes run along the rows, not the columns
+    arrays: list[np.ndarray] = field(default_factory=list)  # of the constants, by slot order
+
+    def groups(self) -> list[Group]:
+        """Return all groups, the compiler's copies included."""
+        return [*self.fusion.groups, *self.extra_groups]
+
+    def operand(self, node: Node, i: int) -> Node:
+        """Return what ``node`` reads as its operand ``i``: the operand, or a copy in a better order."""
+        return self.operands.get((node, i), node.inputs[i])
+
+    def base(self, node: Node) -> Node:
+        """Return the stored or leaf node a chain of views looks at."""
+        while self.fusion.kinds.get(node) == "view" and (node, 0) not in self.operands:
+            node = node.inputs[0]
+        return self.operands[(node, 0)] if (node, 0) in self.operands else node
+
+
+class _Orders:
+    """Union-find over nodes that should share an order of axes."""
+
+    def __init__(self) -> None:
+        self.parent: dict[Node, Node] = {}
+        self.order: dict[Node, Order] = {}
+
+    def find(self, n: Node) -> Node:
+        while self.parent.get(n, n) is not n:
+            n = self.parent[n]
+        return n
+
+    def union(self, a: Node, b: Node) -> None:
+        a, b = self.find(a), self.find(b)
+        if a is b:
+            return
+        if a in self.order and b in self.order and self.order[a] != self.order[b]:
+            return
+        order = self.order.get(a) or self.order.get(b)
+        self.parent[b] = a
+        if order:
+            self.order[a] = order
+
+    def prefer(self, n: Node, order: Order) -> None:
+        self.order.setdefault(self.find(n), order)
+
+    def of(self, n: Node) -> Order:
+        return self.order.get(self.find(n)) or tuple(range(len(n.shape)))
+
+
+def plan_storage(f: Fusion, state_strides: dict[Node, tuple[int, ...] | None]) -> Plan:
+    """Return the plan. ``state_strides`` gives element strides of states bound before, None for new ones."""
+    p = Plan(f)
+    orders = _choose_orders(f, state_strides)
+    _leaves(p, orders, state_strides)
+    _Assign(p, orders).run()
+    return p
+
+
+def _choose_orders(f: Fusion, state_strides: dict[Node, tuple[int, ...] | None]) -> _Orders:
+    orders = _Orders()
+    for state, strides in state_strides.items():
+        if strides is not None and len(state.shape) > 1:
+            orders.prefer(state, order_of(state.shape, strides))
+    for n in f.nodes:
+        if n.opname in ("conv2d", "conv2d_input_grad"):
+            _prefer_base(f, orders, n.inputs[1], HWIO)
+        if n.opname == "conv2d_weight_grad":
+            orders.prefer(n, HWIO)
+        if n.opname == "matmul":
+            rank = len(n.inputs[1].shape)
+            _prefer_base(f, orders, n.inputs[1], tuple(range(rank)))
+    for n in f.nodes:
+        if f.kinds[n] == "window" or n.opname in ("conv2d", "conv2d_input_grad"):
+            orders.prefer(n, NHWC)
+    for n in f.nodes:
+        if f.kinds[n] in ("point", "window", "region"):
+            for i in n.inputs:
+                if len(i.shape) == len(n.shape) >= 2 and i.kind != "input":
+                    same = f.kinds[n] != "point" or i.shape == n.shape
+                    if same:
+                        orders.union(n, i)
+    for state, value in f.graph.updates.items():
+        if len(state.shape) > 1:
+            orders.union(state, value)
+    return orders
+
+
+def _prefer_base(f: Fusion, orders: _Orders, node: Node, order: Order) -> None:
+    """Ask that ``node`` lies in ``order``: through permutations, of what it looks at."""
+    while node.opname == "permute":
+        axes = node.attrs["axes"]
+        order = tuple(axes[a] for a in order)
+        node = node.inputs[0]
+    if node.kind != "input" and f.kinds[node] != "view":
+        orders.prefer(node, order)
+
+
+def _leaves(p: Plan, orders: _Orders, state_strides: dict[Node, tuple[int, ...] | None]) -> None:
+    g = p.fusion.graph
+    slot = 0
+    for node in g.inputs:
+        buffer = Buffer(node.name, short_dtype(node.dtype), node.spec.size, "input", slot)
+        p.storage[node] = Storage(buffer, dense(node.shape, tuple(range(len(node.shape)))))
+        slot += 1
+    slot += len(g.outputs)
+    for node in g.states:
+        buffer = Buffer(node.name, short_dtype(node.dtype), node.spec.size, "state", slot)
+        order = orders.of(node)
+        strides = state_strides.get(node) or dense(node.shape, order)
+        p.storage[node] = Storage(buffer, strides)
+        p.orders[node] = order
+        slot += 1
+    for node in p.fusion.nodes:
+        if p.fusion.kinds[node] == "leaf" and node.kind == "constant":
+            assert node.value is not None
+            buffer = Buffer(f"constant{len(p.arrays)}", short_dtype(node.dtype), node.spec.size, "constant", slot)
+            p.storage[node] = Storage(buffer, dense(node.shape, tuple(range(len(node.shape)))))
+            p.arrays.append(np.ascontiguousarray(node.value))
+            slot += 1
+
+
+class _Assign:
+    """Walks the nodes once and gives each stored one its place."""
+
+    def __init__(self, plan: Plan, orders: _Orders) -> None:
+        self.p, self.f, self.orders = plan, plan.fusion, orders
+        self.g = self.f.graph
+        self.count = 0
+
+    def run(self) -> None:
+        self._outputs = {}
+        for i, node in enumerate(self.g.outputs):
+            slot = len(self.g.inputs) + i
+            buffer = Buffer(f"out{i}", short_dtype(node.dtype), node.spec.size, "output", slot)
+            storage = Storage(buffer, dense(node.shape, tuple(range(len(node.shape)))))
+            self._outputs.setdefault(node, []).append(storage)
+        self._updates: dict[Node, list[Node]] = {}
+        for state, node in self.g.updates.items():
+            self._updates.setdefault(node, []).append(state)
+        for node in self.f.nodes:
+            kind = self.f.kinds[node]
+            if kind == "contract":
+                self._contract_operands(node)
+            elif kind == "window":
+                for i, x in enumerate(node.inputs):
+                    self._stored(x, node, i)
+            if kind == "view" and node not in self.f.inline:
+                self._view(node)
+            elif kind == "region":
+                self._region(node)
+            elif node in self.f.group_of:
+                self._computed(node)
+        for node in {**self._outputs, **self._updates}:
+            self._deliver(node)
+
+    # --- places ------------------------------------------------------------------------------------------------
+
+    def _arena(self, node: Node, order: Order) -> Storage:
+        buffer = Buffer(f"t{self.count}", short_dtype(node.dtype), node.spec.size, "arena")
+        self.count += 1
+        self.p.buffers.append(buffer)
+        return Storage(buffer, dense(node.shape, order))
+
+    def _region_storage(self, node: Node) -> Storage:
+        if node not in self.p.storage:
+            self.p.storage[node] = self._arena(node, self.orders.of(node))
+            self.p.defs[node] = []
+            if node.opname == "place" and node.spec.size:
+                self.p.fills.append((node, self.p.storage[node]))
+        return self.p.storage[node]
+
+    def _part(self, node: Node, i: int) -> Storage:
+        """Return the storage of operand ``i`` inside of a region node."""
+        whole = self._region_storage(node)
+        a = node.attrs
+        if node.opname == "place":
+            offset = whole.offset + sum(x * s for x, s in zip(a["start"], whole.strides, strict=True))
+            return Storage(
+                whole.buffer, tuple(t * s for t, s in zip(a["step"], whole.strides, strict=True)), offset
+            )
+        before = sum(x.shape[a["axis"]] for x in node.inputs[:i])
+        return Storage(whole.buffer, whole.strides, whole.offset + before * whole.strides[a["axis"]])
+
+    def _store(self, group: Group, node: Node, storage: Storage) -> None:
+        self.p.stores.setdefault(group, []).append((node, storage))
+
+    def _copy(self, node: Node, storage: Storage) -> Node:
+        """Add a group that copies ``node`` to ``storage``; return the copy's node."""
+        copy = Node("op", node.spec, COPY, (node,), line=node.line)
+        self.f.kinds[copy] = "point"
+        order = order_of(node.shape, storage.strides)
+        group = Group(len(self.f.groups) + len(self.p.extra_groups), "map", node.shape, node.spec.rows, order=order)
+        group.nodes.append(copy)
+        self.p.extra_groups.append(group)
+        self.f.group_of[copy] = group
+        self.p.storage[copy] = storage
+        self._store(group, copy, storage)
+        return copy
+
+    # --- kinds of nodes ----------------------------------------------------------------------------------------
+
+    def _computed(self, node: Node) -> None:
+        """Store a computed node where the first thing that wants it has it for nothing, and wherever else."""
+        if not needs_storage(self.f, node):
+            return
+        group = self.f.group_of[node]
+        for state in self._updates.get(node, ()):
+            if self._may_overwrite(group, state):
+                self._put(group, node, self.p.storage[state])
+                self.p.overwrites.setdefault(group, []).append(state)
+            else:
+                self._put(group, node, self._arena(node, self.orders.of(node)))
+                copy = self._copy(node, self.p.storage[state])
+                self.p.overwrites.setdefault(self.f.group_of[copy], []).append(state)
+        for c in self.f.consumers[node]:
+            if self.f.kinds[c] == "region":
+                for i, x in enumerate(c.inputs):
+                    if x is node:
+                        self._put(group, node, self._part(c, i))
+                        if node not in self.p.defs[c]:
+                            self.p.defs[c].append(node)
+        for storage in self._outputs.get(node, ()):
+            self._put(group, node, storage)
+        if node not in self.p.storage:
+            self._put(group, node, self._arena(node, self.orders.of(node)))
+
+    def _put(self, group: Group, node: Node, storage: Storage) -> None:
+        self.p.storage.setdefault(node, storage)
+        self._store(group, node, storage)
+
+    def _may_overwrite(self, group: Group, state: Node) -> bool:
+        """Return whether the group may write over a state: everyone else has read it, and it reads it in step."""
+        for reader in self._readers(state):
+            other = self.f.group_of.get(reader)
+            if other is group:
+                direct = state in reader.inputs and reader.shape == state.shape and reader in group.nodes
+                if not direct or self.f.kinds[reader] == "window" or group.shape != state.shape:
+                    return False
+                if reader.opname == "advance_random" or any(
+                    self.f.kinds[i] == "view" and self._looks_at(i, state) for i in reader.inputs
+                ):
+                    return reader.opname == "advance_random"
+            elif other is not None and self.f.depends(other.number, group.number):
+                return False
+        return True
+
+    def _looks_at(self, node: Node, state: Node) -> bool:
+        while self.f.kinds[node] == "view":
+            node = node.inputs[0]
+        return node is state
+
+    def _readers(self, state: Node) -> set[Node]:
+        """Return the grouped nodes that read a state, through views, regions and inlined nodes."""
+        out: set[Node] = set()
+        stack = list(self.f.consumers[state])
+        while stack:
+            n = stack.pop()
+            if n in self.f.group_of:
+                out.add(n)
+            else:
+                stack.extend(self.f.consumers[n])
+        return out
+
+    def _view(self, node: Node) -> None:
+        (x,) = node.inputs
+        base = self.p.storage.get(x)
+        if base is None:
+            x = self._stored(x, node, 0)
+            base = self.p.storage[x]
+        storage = view_storage(node, base)
+        if storage is None:  # a reshape that moves elements: copy into C order first
+            copy = self._copy(x, self._arena(x, tuple(range(len(x.shape)))))
+            self.p.operands[(node, 0)] = copy
+            storage = view_storage(node, self.p.storage[copy])
+            assert storage is not None
+        self.p.storage[node] = storage
+
+    def _stored(self, x: Node, node: Node, i: int) -> Node:
+        """Make sure operand ``i`` is in memory: values computed wherever they are used are copied there."""
+        have = self.p.operand(node, i)
+        if have in self.p.storage:
+            return have
+        copy = self._copy(x, self._arena(x, self.orders.of(x)))
+        self.p.operands[(node, i)] = copy
+        return copy
+
+    def _region(self, node: Node) -> None:
+        self._region_storage(node)
+        for i, x in enumerate(node.inputs):
+            if x not in self.f.group_of:
+                copy = self._copy(x, self._part(node, i))
+                self.p.defs[node].append(copy)
+
+    def _deliver(self, node: Node) -> None:
+        """Copy outputs and updates that no group computes: leaves, views and regions."""
+        if node in self.f.group_of:
+            return
+        for storage in self._outputs.get(node, ()):
+            self._copy(node, storage)
+        for state in self._updates.get(node, ()):
+            staged = self._copy(node, self._arena(node, self.orders.of(node)))
+            copy = self._copy(staged, self.p.storage[state])
+            self.p.overwrites.setdefault(self.f.group_of[copy], []).append(state)
+
+    # --- contractions ------------------------------------------------------------------------------------------
+
+    def _unit(self, node: Node, axis: int) -> bool:
+        storage = self.p.storage[node]
+        axis %= len(node.shape)
+        return storage.strides[axis] == 1 or node.shape[axis] == 1
+
+    def _reorder(self, node: Node, i: int, order: Order) -> None:
+        x = self.p.operand(node, i)
+        self.p.operands[(node, i)] = self._copy(x, self._arena(x, order))
+
+    def _contract_operands(self, node: Node) -> None:
+        for i, x in enumerate(node.inputs):
+            self._stored(x, node, i)
+        a, b = (self.p.operand(node, i) for i in (0, 1))
+        if node.opname == "matmul":
+            self._matmul_operands(node, a, b)
+            return
+        groups = node.attrs["groups"]
+        w = b if node.opname != "conv2d_weight_grad" else node
+        depthwise = groups > 1 and w.shape[0] == groups and w.shape[1] == 1
+        if node.opname == "conv2d_input_grad" and not depthwise:
+            if not self._unit(b, 1):
+                self._reorder(node, 1, HWOI)
+            return
+        if node.opname == "conv2d_weight_grad":
+            if not self._unit(b, 1):
+                self._reorder(node, 1, NHWC)
+        elif not self._unit(b, 0):
+            self._reorder(node, 1, HWIO)
+        if depthwise and not self._unit(a, 1):
+            self._reorder(node, 0, NHWC)
+
+    def _matmul_operands(self, node: Node, a: Node, b: Node) -> None:
+        """Let the lanes run along the columns of b, or along the rows of a; copy the cheaper one if neither can."""
+        rank = len(node.shape)
+        swapped = (*range(rank - 2), rank - 1, rank - 2)
+        columns = self._unit(b, -1) and not self._ragged_lane(b, -1)
+        rows = self._unit(a, -2) and not self._ragged_lane(a, -2)
+        if rows and (not columns or self.orders.of(node)[-1] == rank - 2):
+            self.orders.prefer(node, swapped)
+            self.p.lane_rows.add(node)
+            return
+        if columns:
+            return
+        if a.spec.size + node.spec.size < b.spec.size:
+            arank = len(a.shape)
+            self._reorder(node, 0, (*range(arank - 2), arank - 1, arank - 2))
+            self.orders.prefer(node, swapped)
+            self.p.lane_rows.add(node)
+        else:
+            self._reorder(node, 1, tuple(range(len(b.shape))))
+
+    def _ragged_lane(self, node: Node, axis: int) -> bool:
+        """Return whether lanes along ``axis`` could reach beyond a short batch in the caller's own array."""
+        rows = node.spec.rows
+        base = self.p.storage[node].buffer
+        return rows is not None and rows.axis == axis % len(node.shape) and base.kind == "input"

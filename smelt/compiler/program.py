@@ -1,0 +1,210 @@
+"""Compile a graph: run the passes, lower every group, and make machine code.
+
+In: a traced graph and the strides of state that is bound already. Out: a :class:`Program`: an object file, the bytes
+of the arena, and where each state is expected to lie. Programs are cached on disk by the text of their graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from smelt.compiler import jit
+from smelt.compiler.emit.llvm import Module
+from smelt.compiler.isa import Isa, host
+from smelt.compiler.loops import Buffer, Kernel
+from smelt.compiler.lower.contract import lower_contract
+from smelt.compiler.lower.map import lower_fill, lower_map
+from smelt.compiler.lower.reduce import lower_reduce
+from smelt.compiler.passes.fuse import Group, fuse
+from smelt.compiler.passes.memory import format_memory, plan_memory
+from smelt.compiler.passes.schedule import Task, schedule
+from smelt.compiler.passes.simplify import simplify
+from smelt.compiler.passes.storage import Plan, plan_storage
+from smelt.graph.graph import Graph, Node, format_graph
+
+_LOWER = {"map": lower_map, "reduce": lower_reduce, "contract": lower_contract}
+
+
+@dataclass
+class Lowered:
+    """A graph as kernels in phases, before machine code."""
+
+    graph: Graph
+    plan: Plan
+    phases: list[list[Kernel]]
+    arena_bytes: int
+
+    @property
+    def kernels(self) -> list[Kernel]:
+        """Return all kernels in the order they run."""
+        return [k for phase in self.phases for k in phase]
+
+    def text(self, loops: bool = True) -> str:
+        """Return the schedule, the memory plan and (on request) every kernel's loops as text."""
+        out = [f"{len(self.kernels)} kernels in {len(self.phases)} phases, arena {self.arena_bytes} bytes"]
+        for i, phase in enumerate(self.phases):
+            out.append(f"phase {i}")
+            out += [f"  {k.name}({k.range})  {k.note}" for k in phase]
+        out.append(format_memory(self.phases))
+        if loops:
+            out += ["", *(f"{k}\n" for k in self.kernels)]
+        return "\n".join(out)
+
+
+def _name(group: Group) -> str:
+    names = [n.opname for n in [*group.roots, *group.nodes]]
+    short = names if len(names) <= 3 else [*names[:2], f"{len(names) - 2}more"]
+    return f"k{group.number}_" + "_".join(short)
+
+
+def _note(group: Group) -> str:
+    counts: dict[str, int] = {}
+    for n in group.members():
+        counts[n.opname] = counts.get(n.opname, 0) + 1
+    return " + ".join(name if c == 1 else f"{c} {name}" for name, c in counts.items())
+
+
+def lower(graph: Graph, state_strides: dict[Node, tuple[int, ...] | None], isa: Isa) -> Lowered:
+    """Return the kernels of a graph for a processor."""
+    simple = simplify(graph)
+    fusion = fuse(simple)
+    plan = plan_storage(fusion, state_strides)
+    tasks: dict[Group, list[Task]] = {}
+    loads: dict[Task, set[Node]] = {}
+    for group in plan.groups():
+        if group not in plan.stores:
+            continue
+        kernels, used, _ = _LOWER[group.kind](plan, group, isa, _name(group))
+        for kernel in kernels:
+            kernel.note = _note(group)
+            kernel.lines = tuple(dict.fromkeys(n.line for n in group.members() if n.line))
+        tasks[group] = [Task(k) for k in kernels]
+        for before, task in zip(tasks[group], tasks[group][1:], strict=False):
+            for buffer in before.kernel.writes & task.kernel.reads:
+                task.follows(before, buffer)
+        for task in tasks[group]:
+            loads[task] = used
+    fills: dict[Node, Task] = {}
+    for i, (node, storage) in enumerate(plan.fills):
+        kernel = lower_fill(node, storage, isa, f"f{i}_fill")
+        kernel.note = f"fill around place {node.shape}"
+        fills[node] = Task(kernel)
+    _connect(plan, tasks, loads, fills)
+    phases = schedule([*fills.values(), *(t for group in tasks.values() for t in group)])
+    return Lowered(simple, plan, phases, plan_memory(phases))
+
+
+def _connect(
+    plan: Plan, tasks: dict[Group, list[Task]], loads: dict[Task, set[Node]], fills: dict[Node, Task]
+) -> None:
+    """Say which kernel must follow which: readers after writers, overwriters of state after its readers."""
+    fusion = plan.fusion
+    readers: dict[Node, list[tuple[Task, Buffer]]] = {}
+
+    def writers(node: Node) -> list[Task]:
+        node = plan.base(node)
+        group = fusion.group_of.get(node)
+        if group is not None:
+            return tasks.get(group, [])[-1:]
+        out = [fills[node]] if node in fills else []
+        for part in plan.defs.get(node, ()):
+            out += writers(part)
+        return out
+
+    for task, nodes in loads.items():
+        for node in nodes:
+            buffer = plan.storage[node].buffer
+            for writer in writers(node):
+                if writer.kernel.writes & {buffer}:
+                    task.follows(writer, buffer)
+            base = plan.base(node)
+            if base.kind == "state" and base not in fusion.group_of:
+                readers.setdefault(base, []).append((task, buffer))
+    for place, fill in fills.items():
+        if all(s == 1 for s in place.attrs["step"]):
+            continue  # fills only what the parts do not cover
+        for part in plan.defs[place]:
+            for writer in writers(part):
+                writer.follows(fill, plan.storage[place].buffer)
+    for group, states in plan.overwrites.items():
+        mine = tasks.get(group, [])
+        for state in states:
+            for reader, buffer in readers.get(state, ()):
+                for task in mine[-1:]:
+                    if reader not in mine:
+                        task.follows(reader, buffer)
+
+
+@dataclass
+class Program:
+    """Machine code of a graph and what it needs to run."""
+
+    image: bytes
+    arena_bytes: int
+    state_strides: list[tuple[int, ...]]
+    constants: list[np.ndarray] = field(default_factory=list)
+    cached: bool = False
+
+    def to_bytes(self) -> bytes:
+        """Return the program for the cache."""
+        arrays = io.BytesIO()
+        for a in self.constants:
+            np.save(arrays, a, allow_pickle=False)
+        head = json.dumps(
+            {
+                "arena": self.arena_bytes,
+                "strides": self.state_strides,
+                "constants": len(self.constants),
+                "image": len(self.image),
+            }
+        ).encode()
+        return len(head).to_bytes(8, "little") + head + self.image + arrays.getvalue()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Program:
+        """Return a program read from the cache."""
+        size = int.from_bytes(data[:8], "little")
+        head = json.loads(data[8 : 8 + size])
+        end = 8 + size + head["image"]
+        arrays = io.BytesIO(data[end:])
+        constants = [np.load(arrays, allow_pickle=False) for _ in range(head["constants"])]
+        strides = [tuple(s) for s in head["strides"]]
+        return Program(data[8 + size : end], head["arena"], strides, constants, cached=True)
+
+
+def module_text(lowered: Lowered, isa: Isa) -> str:
+    """Return the LLVM text of a lowered graph."""
+    module = Module(isa)
+    for kernel in lowered.kernels:
+        module.add(kernel)
+    module.add_step(lowered.phases)
+    return module.text()
+
+
+def _graph_key(graph: Graph, strides: dict[Node, tuple[int, ...] | None], isa: Isa) -> str:
+    digest = hashlib.sha256()
+    for node in graph.nodes():
+        if node.kind == "constant" and node.value is not None and node.value.ndim:
+            digest.update(np.ascontiguousarray(node.value).tobytes())
+    layout = str([strides[s] for s in graph.states])
+    return jit.key_of("\n".join(("program", format_graph(graph), layout, digest.hexdigest())), isa)
+
+
+def build(graph: Graph, state_strides: dict[Node, tuple[int, ...] | None], isa: Isa | None = None) -> Program:
+    """Return the program of a graph, from the cache when the same was compiled before."""
+    isa = isa or host()
+    key = _graph_key(graph, state_strides, isa)
+    data = jit.read_cache(key)
+    if data is not None:
+        return Program.from_bytes(data)
+    lowered = lower(graph, state_strides, isa)
+    image = jit.compile_object(module_text(lowered, isa), isa)
+    strides = [lowered.plan.storage[s].strides for s in graph.states]
+    program = Program(image, lowered.arena_bytes, strides, lowered.plan.arrays)
+    jit.write_cache(key, program.to_bytes())
+    return program

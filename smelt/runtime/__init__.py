@@ -1,0 +1,1 @@
+"""The runtime: aligned arenas, worker threads, and compiled functions."""

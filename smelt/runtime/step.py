@@ -1,0 +1,363 @@
+"""``smelt.compile``: a function traced once, compiled, and from then on one native call.
+
+In: a Python function on tensors. Out: a callable with the same results. It is traced again only when a guard fails,
+and then says which; a batch smaller than the first runs the same code with fewer rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from smelt.compiler import jit, program
+from smelt.compiler.emit.llvm import CTX_TABLE
+from smelt.compiler.isa import host
+from smelt.errors import TraceError, at_user_line
+from smelt.graph.graph import Graph, Node, format_graph
+from smelt.graph.trace import Guard, Tracer, current_tracer
+from smelt.ops.primitive import Rows, Spec, short_dtype
+from smelt.runtime import workers
+from smelt.runtime.arena import aligned_bytes, bind, element_strides
+from smelt.tensor import Parameter, Tensor, grad_enabled
+
+MOST_VARIANTS = 16  # traces kept for one function; the least recently used goes first
+
+
+class _Leaf:
+    """Stands where an array was taken out of the arguments."""
+
+    def __repr__(self) -> str:
+        return "array"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Leaf)
+
+    __hash__ = object.__hash__
+
+
+_LEAF = _Leaf()
+
+
+def _take(value: Any, arrays: list[Any]) -> Any:
+    """Return the structure of ``value`` with arrays replaced by a mark, appending the arrays."""
+    if isinstance(value, Parameter):
+        return _Same(value)
+    if isinstance(value, (Tensor, np.ndarray)):
+        arrays.append(value)
+        return _LEAF
+    if isinstance(value, (tuple, list)):
+        return type(value)(_take(v, arrays) for v in value)
+    if isinstance(value, dict):
+        return {k: _take(v, arrays) for k, v in value.items()}
+    return value if isinstance(value, (str, int, float, bool, type(None))) else _Same(value)
+
+
+class _Same:
+    """Compares an argument that is not data by identity."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.value is self.value
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return type(self.value).__name__
+
+
+def _give(structure: Any, arrays: Any) -> Any:
+    """Put arrays (an iterator) back into a structure."""
+    if structure is _LEAF:
+        return next(arrays)
+    if isinstance(structure, _Same):
+        return structure.value
+    if isinstance(structure, (tuple, list)):
+        return type(structure)(_give(v, arrays) for v in structure)
+    if isinstance(structure, dict):
+        return {k: _give(v, arrays) for k, v in structure.items()}
+    return structure
+
+
+def _array(value: Any) -> np.ndarray:
+    array = value.numpy() if isinstance(value, Tensor) else value
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+
+@dataclass
+class _Key:
+    """What must be the same for a trace to be reused, besides its guards."""
+
+    structure: Any
+    specs: tuple[tuple[tuple[int, ...], np.dtype], ...]
+    grad: bool
+
+
+class _Variant:
+    """One trace of a function: its program, bound state, and how to call it."""
+
+    def __init__(self, function: Callable[..., Any], name: str, key: _Key, arrays: Sequence[np.ndarray]) -> None:
+        self.key = key
+        self.batch = _batch_inputs(arrays)
+        self.capacity = arrays[self.batch[0]].shape[0] if self.batch else 0
+        self._trace(function, name, arrays)
+        self._compile()
+
+    # --- tracing -----------------------------------------------------------------------------------------------
+
+    def _trace(self, function: Callable[..., Any], name: str, arrays: Sequence[np.ndarray]) -> None:
+        tracer = Tracer(name)
+        outputs: list[Any] = []
+        try:
+            with tracer:
+                tensors = []
+                for i, a in enumerate(arrays):
+                    rows = Rows(0) if i in self.batch else None
+                    tensors.append(Tensor(tracer.input(f"x{i}", Spec(a.shape, a.dtype, rows))))
+                args, kwargs = _give(self.key.structure, iter(tensors))
+                result = function(*args, **kwargs)
+                self.result = _take(result, outputs)
+                nodes = [tracer.lift(o if isinstance(o, Tensor) else Tensor(o)) for o in outputs]
+                self.grads = self._gradients(tracer)
+            self.graph: Graph = tracer.finish(nodes)
+        finally:
+            for tensor, before in tracer.grads.values():
+                tensor._grad = before
+        self.guards: list[Guard] = tracer.guards
+        self.tensors = [t for t, _ in tracer.state.values()]
+        self.ragged = bool(self.batch) and not self.graph.exact
+
+    def _gradients(self, tracer: Tracer) -> list[tuple[Tensor, Tensor | None]]:
+        """Turn gradients the function left behind into state; return what each tensor's ``grad`` is afterwards."""
+        after: list[tuple[Tensor, Tensor | None]] = []
+        for tensor, before in list(tracer.grads.values()):
+            now = tensor._grad
+            if now is not None and isinstance(now._value, Node):
+                node = now._value
+                same = before is not None and before.shape == node.shape and before.dtype == node.dtype
+                kept = before if same and before is not None else Tensor(np.zeros(node.shape, node.dtype))
+                kept._tracer = None
+                kept.name = f"{tensor.name or 'tensor'}.grad"
+                tracer.assign(kept, node)
+                now = kept
+            after.append((tensor, now))
+        return after
+
+    # --- compiling ---------------------------------------------------------------------------------------------
+
+    def _strides(self) -> dict[Node, tuple[int, ...] | None]:
+        return {
+            node: element_strides(t.numpy()) if t._bound else None
+            for node, t in zip(self.graph.states, self.tensors, strict=True)
+        }
+
+    def _compile(self) -> None:
+        self.program = program.build(self.graph, self._strides())
+        self.library = jit.Library(self.program.image, ("step",))
+        self.step = self.library.address["step"]
+        self.arena = aligned_bytes(self.program.arena_bytes)
+        self.team_memory = workers.team().address
+        n_in, n_out = len(self.graph.inputs), len(self.graph.outputs)
+        self.table = np.zeros(CTX_TABLE // 8 + n_in + n_out + len(self.tensors) + len(self.program.constants), np.int64)
+        self.first_output = CTX_TABLE // 8 + n_in
+        self.first_state = self.first_output + n_out
+        self.table[1] = self.arena.ctypes.data
+        self.constants = [np.ascontiguousarray(c) for c in self.program.constants]
+        for i, c in enumerate(self.constants):
+            self.table[self.first_state + len(self.tensors) + i] = c.ctypes.data
+        self.bound: list[np.ndarray] = []
+        self.address = self.table.ctypes.data
+        self._bind()
+        self.outputs = [(n.shape, n.dtype, n.spec.rows) for n in self.graph.outputs]
+
+    def _bind(self) -> None:
+        self.bound = bind(self.tensors, self.program.state_strides)
+        for i, array in enumerate(self.bound):
+            self.table[self.first_state + i] = array.ctypes.data
+
+    # --- calling -----------------------------------------------------------------------------------------------
+
+    def mismatch(self, key: _Key, arrays: Sequence[np.ndarray]) -> str:
+        """Return why this trace does not serve a call, or an empty string."""
+        mine = self.key
+        if key.structure != mine.structure:
+            return f"the arguments are {key.structure}, they were {mine.structure}"
+        if key.grad != mine.grad:
+            return "gradients were switched " + ("on" if key.grad else "off")
+        sizes = {a.shape[0] for i, a in enumerate(arrays) if i in self.batch}
+        for i, ((shape, dtype), (was, was_dtype)) in enumerate(zip(key.specs, mine.specs, strict=True)):
+            if dtype != was_dtype:
+                return f"argument {i} is {short_dtype(dtype)}, it was {short_dtype(was_dtype)}"
+            if shape == was:
+                continue
+            rest = i in self.batch and len(shape) == len(was) and shape[1:] == was[1:]
+            if not rest or len(sizes) != 1:
+                return f"argument {i} has shape {shape}, it had {was}"
+            if shape[0] > self.capacity:
+                return f"a batch of {shape[0]} is larger than the {self.capacity} compiled for"
+            if not self.ragged:
+                return f"a batch of {shape[0]} cannot run code for {self.capacity}: {self.graph.exact[0]}"
+        for guard in self.guards:
+            if not guard.holds():
+                return f"no longer true: {guard.text}"
+        return ""
+
+    def run(self, arrays: Sequence[np.ndarray]) -> Any:
+        """Run one step."""
+        rows = arrays[self.batch[0]].shape[0] if self.batch else 0
+        for tensor, array in zip(self.tensors, self.bound, strict=True):
+            if tensor._value is not array:
+                self._bind()
+                break
+        table = self.table
+        table[0] = rows
+        table[2] = self.team_memory
+        for i, a in enumerate(arrays):
+            table[CTX_TABLE // 8 + i] = a.ctypes.data
+        results = []
+        for i, (shape, dtype, follow) in enumerate(self.outputs):
+            out = np.empty(shape, dtype)
+            table[self.first_output + i] = out.ctypes.data
+            results.append((out, follow))
+        workers.team().run(self.step, self.address, workers.get_threads())
+        for tensor, grad in self.grads:
+            tensor._grad = grad
+        values = []
+        for out, follow in results:
+            if follow is not None and rows != self.capacity:
+                out = out[(slice(None),) * follow.axis + (slice(0, rows * follow.per),)]
+            values.append(Tensor(out))
+        return _give(self.result, iter(values))
+
+
+def _batch_inputs(arrays: Sequence[np.ndarray]) -> list[int]:
+    """Return the arguments whose first axis is the batch: those that share the first one's leading size."""
+    first = next((a for a in arrays if a.ndim), None)
+    if first is None or first.shape[0] == 0:
+        return []
+    return [i for i, a in enumerate(arrays) if a.ndim and a.shape[0] == first.shape[0]]
+
+
+class Compiled:
+    """A function that runs as native code; made by :func:`compile`.
+
+    Attributes
+    ----------
+    traces : int
+        How often the function was traced so far.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str = "") -> None:
+        self._function = function
+        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self._variants: list[_Variant] = []
+        self._lock = threading.RLock()
+        self.traces = 0
+        functools.update_wrapper(self, function, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the function on arrays or tensors; traces and compiles it when no earlier trace fits."""
+        if current_tracer() is not None:
+            return self._function(*args, **kwargs)
+        taken: list[Any] = []
+        structure = (_take(args, taken), _take(kwargs, taken))
+        arrays = [_array(a) for a in taken]
+        key = _Key(structure, tuple((a.shape, a.dtype) for a in arrays), grad_enabled())
+        with self._lock:
+            return self._find(key, arrays).run(arrays)
+
+    def _find(self, key: _Key, arrays: Sequence[np.ndarray]) -> _Variant:
+        reasons = []
+        for i, variant in enumerate(self._variants):
+            reason = variant.mismatch(key, arrays)
+            if not reason:
+                if i:
+                    self._variants.insert(0, self._variants.pop(i))
+                return variant
+            reasons.append(reason)
+        if reasons:
+            print(f"smelt: compiling {self.name} again: {reasons[0]}", file=sys.stderr)
+        variant = _Variant(self._function, self.name, key, arrays)
+        self.traces += 1
+        self._variants.insert(0, variant)
+        del self._variants[MOST_VARIANTS:]
+        return variant
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of the most recent trace.
+
+        Raises
+        ------
+        TraceError
+            Before the first call.
+        """
+        if not self._variants:
+            raise TraceError(at_user_line(f"{self.name} has not been called yet: there is no graph"))
+        return self._variants[0].graph
+
+    def lowered(self) -> program.Lowered:
+        """Return the kernels of the most recent trace, lowered for this processor."""
+        graph = self.graph
+        return program.lower(graph, self._variants[0]._strides(), host())
+
+
+def compile(function: Callable[..., Any] | None = None) -> Any:
+    """Compile a function (or a module) that works on tensors; usable as a decorator.
+
+    The function is run once with symbols in place of its arguments. Every tensor it touches besides them (parameters,
+    running statistics, optimizer state) is bound as state and updated in place by the native code. Arguments that are
+    arrays or tensors are data; their first axis is the batch, which may be smaller in later calls. Other arguments are
+    constants: another value traces again. So does anything else the trace relied on, with a line on stderr that says
+    what changed.
+
+    Parameters
+    ----------
+    function : callable
+        Takes and returns arrays, tensors, and tuples, lists or dicts of them.
+
+    Returns
+    -------
+    Compiled
+        Called like the function, returning tensors where it returned tensors.
+
+    Raises
+    ------
+    TraceError
+        When the function needs a number while it is traced: ``item()``, ``print``, a Python ``if``.
+
+    Examples
+    --------
+    >>> import numpy as np, smelt
+    >>> w = smelt.Parameter(np.ones((3, 2), np.float32))
+    >>> @smelt.compile
+    ... def f(x):
+    ...     return (x @ w).relu().sum()
+    >>> f(np.ones((4, 3), np.float32)).item()
+    24.0
+    """
+    return Compiled if function is None else Compiled(function)
+
+
+def explain(step: Compiled, loops: bool = False) -> str:
+    """Return the graph of a compiled function, its schedule and memory plan, and on request its loops, as text.
+
+    Examples
+    --------
+    >>> import numpy as np, smelt
+    >>> double = smelt.compile(lambda x: x * 2.0)
+    >>> y = double(np.ones(4, np.float32))
+    >>> print(smelt.explain(double).splitlines()[1])
+      %0 = mul(%x0, 2.0) : f32[b≤4]
+    """
+    return "\n\n".join([format_graph(step.graph, lines=True), step.lowered().text(loops)])
+
+
+__all__ = ["Compiled", "compile", "explain"]
