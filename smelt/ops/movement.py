@@ -91,6 +91,8 @@ class BroadcastTo(Primitive):
         asked = Rows(*attrs["rows"]) if attrs.get("rows") else None
         if asked and moved is None and asked.axis >= lead and x.shape[asked.axis - lead] != 1:
             return Spec(shape, x.dtype, None, f"an operand of fixed shape {x.shape} meets the batch axis")
+        if moved and x.shape[moved.axis - lead] != shape[moved.axis]:
+            return Spec(shape, x.dtype, None, "broadcast_to: a batch of one is repeated")
         if asked and moved and asked != moved:
             return Spec(shape, x.dtype, None, "broadcast_to: the batch axis falls on another one")
         return Spec(shape, x.dtype, moved or asked)

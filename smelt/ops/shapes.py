@@ -31,6 +31,8 @@ def broadcast_rows(specs: Sequence[Spec], shape: Shape) -> tuple[Rows | None, st
         if spec.rows is None:
             continue
         here = Rows(spec.rows.axis + len(shape) - len(spec.shape), spec.rows.per)
+        if spec.shape[spec.rows.axis] != shape[here.axis]:
+            return None, "a batch of one is repeated along an operand of fixed shape"
         if found is not None and found != here:
             return None, "the batch axis of two operands falls on different axes"
         found = here

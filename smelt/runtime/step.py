@@ -191,7 +191,7 @@ class _Variant:
             return f"the arguments are {key.structure}, they were {mine.structure}"
         if key.grad != mine.grad:
             return "gradients were switched " + ("on" if key.grad else "off")
-        sizes = {a.shape[0] for i, a in enumerate(arrays) if i in self.batch}
+        sizes = {a.shape[0] for i, a in enumerate(arrays) if i in self.batch and a.ndim}
         for i, ((shape, dtype), (was, was_dtype)) in enumerate(zip(key.specs, mine.specs, strict=True)):
             if dtype != was_dtype:
                 return f"argument {i} is {short_dtype(dtype)}, it was {short_dtype(was_dtype)}"

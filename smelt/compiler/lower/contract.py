@@ -127,7 +127,7 @@ def conv2d_input_grad_parts(plan: Plan, node: Node) -> list[Part]:
     groups = a["groups"]
     o, i, *_ = w.shape
     depthwise = groups == o and i == 1
-    axes = [_residues(node, w, axis) for axis in (0, 1)]
+    axes = [list(_residues(node, w, axis)) for axis in (0, 1)]
     parts = []
     for ry, count_y, taps_y in axes[0]:
         for rx, count_x, taps_x in axes[1]:

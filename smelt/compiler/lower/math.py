@@ -125,7 +125,7 @@ def _log1p(m: Math, x: Value) -> Value:
 
 
 def _sigmoid(m: Math, x: Value) -> Value:
-    z = FUNCTIONS["exp"](m, m.neg(m.abs(x)))
+    z = lower(m.b, "exp", [m.neg(m.abs(x))])
     return m.div(m.select(m.le(0.0, x, dtype="bool"), 1.0, z), m.add(z, 1.0))
 
 
@@ -184,13 +184,9 @@ def _erf(m: Math, x: Value) -> Value:
 
 
 def _pow(m: Math, x: Value, y: Value) -> Value:
-    size = _exp(m, m.mul(y, _log(m, m.abs(x))))
-    whole = m.eq(m.floor(y), y, dtype="bool")
-    half = m.mul(y, 0.5)
-    odd = m.ne(m.floor(half), half, dtype="bool")
-    negative = m.select(whole, m.select(odd, m.neg(size), size), float("nan"))
-    out = m.select(m.less(x, 0.0), negative, size)
-    return m.select(m.eq(y, 0.0, dtype="bool"), 1.0, out)
+    """Go through float64: exp(y log x) in float32 would lose the digits that the exponent multiplies."""
+    wide = [m.b.op("cast", v, dtype="f64") for v in (x, y)]
+    return m.b.op("cast", m.b.op("libm", *wide, imm=("pow",)), dtype="f32")
 
 
 def _sign(m: Math, x: Value) -> Value:

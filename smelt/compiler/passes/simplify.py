@@ -140,22 +140,21 @@ def _pool(fill: float) -> Any:
 
 
 def _cross_entropy_parts(r: Rewriter, x: Node, y: Node) -> tuple[Node, Node, Node, Node]:
-    """Return (shifted logits, their exponentials, the sum of these, whether a class is the label)."""
+    """Return (largest logit, exponentials of the shifted logits, the sum of these, whether a class is the label)."""
     rows, classes = x.shape
     column = (rows, 1)
-    top = r.make(ops.reshape, r.make(ops.max_, x, axes=(1,)), shape=column)
-    z = r.make(ops.sub, x, top)
-    e = r.make(ops.exp, z)
+    top = r.make(ops.max_, x, axes=(1,))
+    e = r.make(ops.exp, r.make(ops.sub, x, r.make(ops.reshape, top, shape=column)))
     s = r.make(ops.sum_, e, axes=(1,))
     number = r.make(ops.iota, shape=(1, classes), axis=1, dtype=y.dtype.name)
     hit = r.make(ops.eq, r.make(ops.reshape, y, shape=column), number)
-    return z, e, s, hit
+    return top, e, s, hit
 
 
 def _softmax_cross_entropy(r: Rewriter, node: Node, x: Node, y: Node) -> Node:
-    z, _, s, hit = _cross_entropy_parts(r, x, y)
-    picked = r.make(ops.sum_, r.make(ops.where, hit, z, r.constant(0, x.dtype)), axes=(1,))
-    return r.make(ops.sub, r.make(ops.log, s), picked)
+    top, _, s, hit = _cross_entropy_parts(r, x, y)
+    picked = r.make(ops.sum_, r.make(ops.where, hit, x, r.constant(0, x.dtype)), axes=(1,))
+    return r.make(ops.add, r.make(ops.log, s), r.make(ops.sub, top, picked))
 
 
 def _softmax_cross_entropy_grad(r: Rewriter, node: Node, x: Node, y: Node, g: Node) -> Node:
@@ -207,8 +206,8 @@ def _pow(r: Rewriter, node: Node, x: Node, y: Node) -> Node | None:
     if y.kind != "constant" or y.value is None or y.value.ndim or node.dtype != x.dtype:
         return None
     n = float(y.value)
-    if n == 0.5:
-        return None
+    if n == 0.5 and node.shape == x.shape:
+        return r.make(ops.sqrt, x)
     if n != int(n) or not 1 <= abs(n) <= 4 or node.shape != x.shape:
         return None
     out = x
