@@ -2,6 +2,7 @@
 
 from smelt._version import __version__
 from smelt.errors import FileError, RecipeError, ShapeError, TraceError
+from smelt.random import seed
 from smelt.runtime.step import compile, explain
 from smelt.runtime.workers import get_threads, set_threads
 from smelt.tensor import (
@@ -38,6 +39,7 @@ __all__ = [
     "minimum",
     "no_grad",
     "ones",
+    "seed",
     "set_threads",
     "stack",
     "tensor",

@@ -1,6 +1,7 @@
-"""Checks of constructor arguments: a value of any type in; the value in its one canonical form, or one clear line, out.
+"""Checks of constructor arguments: any value in; its one canonical form, or one clear line, out.
 
-They are strict (True is no integer, 2.0 is none either), because the same constructors rebuild networks from files.
+They are strict (True is no integer, 2.0 is none either), because the same constructors rebuild networks from
+files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where layers get their first values: shapes in; parameters and buffers out, counted against a budget if one is set.
+"""Where layers get their first values: shapes in; parameters and buffers, counted against a budget, out.
 
-Weights are float32, drawn as PyTorch draws them. Every array a layer allocates is made here, so that a network
-rebuilt from a file cannot take more memory than its reader allows.
+Weights are float32, drawn as PyTorch draws them. Every array a layer allocates is made here, so that a
+network rebuilt from a file cannot take more memory than its reader allows.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def _charge(shape: Sequence[int]) -> None:
     _building.used += math.prod(shape)
     if _building.used > _building.limit:
         raise BudgetError(
-            f"expected at most {_building.limit:,} parameters in all, received a tensor of shape {tuple(shape)} "
-            f"that makes them {_building.used:,}"
+            f"expected at most {_building.limit:,} parameters in all, received a tensor of shape "
+            f"{tuple(shape)} that makes them {_building.used:,}"
         )
 
 
 def fan_in_uniform(shape: Sequence[int], fan_in: int) -> Parameter:
-    """Return a parameter drawn uniformly from ±1/√fan_in: PyTorch's default for linear and convolution layers.
+    """Return a parameter drawn uniformly from ±1/√fan_in, as PyTorch's linear and convolution layers.
 
     It is He et al., "Delving deep into rectifiers" (2015), with the leak a = √5.
 

@@ -1,7 +1,8 @@
-"""Module: a piece of a network. Tensors in, tensors out; its parameters, buffers and parts are found by looking at it.
+"""Module: a piece of a network. Tensors in, tensors out; parameters and parts are found by looking at it.
 
-There is no registration: an attribute that is a Parameter is trained, one that is another Tensor is a buffer, one
-that is a Module (or a list or tuple of these) is a part. Names are dotted paths, as PyTorch's: ``"0.weight"``.
+There is no registration: an attribute that is a Parameter is trained, one that is another Tensor is a buffer,
+one that is a Module (or a list or tuple of these) is a part. Names are dotted paths, as PyTorch's:
+``"0.weight"``.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ Self = TypeVar("Self", bound="Module")
 class Module:
     """A piece of a network with parameters, buffers and parts.
 
-    Subclasses assign them to attributes in ``__init__`` and define ``forward``. Calling ``super().__init__()`` is
-    not needed.
+    Subclasses assign them to attributes in ``__init__`` and define ``forward``; they need not call
+    ``super().__init__()``. A compiled function that uses a module is traced again when one of the module's
+    attributes has been set since.
 
     Examples
     --------
@@ -42,22 +44,36 @@ class Module:
     """
 
     _training = True
+    _changes = 0  # how often a public attribute was set: a traced function guards it
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if not name.startswith("_"):
+            self.__dict__["_changes"] = self._changes + 1
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the output; subclasses define it."""
         raise NotImplementedError(at_user_line(f"{type(self).__name__} has no forward()"))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run ``forward``."""
-        if current_tracer() is not None:
-            self._name_tensors()
-        return self.forward(*args, **kwargs)
+        """Run ``forward``; NumPy arrays among the arguments become tensors."""
+        args = tuple(Tensor(a) if isinstance(a, np.ndarray) else a for a in args)
+        tracer = current_tracer()
+        if tracer is None:
+            return self.forward(*args, **kwargs)
+        self._name_tensors()
+        out = self.forward(*args, **kwargs)
+        changes = self._changes
+        tracer.guard(
+            f"{type(self).__name__} has the attributes it was traced with", lambda: self._changes == changes
+        )
+        return out
 
-    # --- mode ----------------------------------------------------------------------------------------------------
+    # --- mode -----------------------------------------------------------------------------------------------
 
     @property
     def training(self) -> bool:
-        """Whether the module behaves as in training (dropout drops, batch-norm uses the batch); True at first.
+        """Whether dropout drops and batch-norm uses the batch, as in training; True at first.
 
         A compiled function that read it is traced again when it has changed.
         """
@@ -77,7 +93,7 @@ class Module:
         """Set ``training`` to False here and in all parts; return the module."""
         return self.train(False)
 
-    # --- parts ---------------------------------------------------------------------------------------------------
+    # --- parts ----------------------------------------------------------------------------------------------
 
     def _members(self) -> Iterator[tuple[str, Any]]:
         """Yield (name, parameter, buffer or module) of what this module holds itself."""
@@ -136,7 +152,7 @@ class Module:
         """Yield (dotted name, tensor) of every tensor that is kept but not trained, each once."""
         return ((n, t) for n, t in self._tensors(prefix) if not isinstance(t, Parameter))
 
-    # --- values --------------------------------------------------------------------------------------------------
+    # --- values ---------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return copies of all parameters and buffers by dotted name.
@@ -190,13 +206,14 @@ class Module:
         for name, array in arrays.items():
             tensors[name].assign(array.astype(tensors[name].dtype))
 
-    # --- description ---------------------------------------------------------------------------------------------
+    # --- description ----------------------------------------------------------------------------------------
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments, read from the attributes of the same names.
 
-        Layers keep every argument of their constructor under its own name (``bias`` may be the parameter itself, or
-        None). What comes back is JSON-able but for modules, which :func:`smelt.nn.to_config` describes in turn.
+        Layers keep every argument of their constructor under its own name (``bias`` may be the parameter
+        itself, or None). What comes back is JSON-able but for modules, which :func:`smelt.nn.to_config`
+        describes in turn.
 
         Raises
         ------
@@ -212,7 +229,9 @@ class Module:
         out = {}
         for name in _signature(type(self)):
             if not hasattr(self, name):
-                raise TypeError(f"{type(self).__name__} has no attribute {name!r} for the argument of that name")
+                raise TypeError(
+                    f"{type(self).__name__} has no attribute {name!r} for the argument of that name"
+                )
             out[name] = _plain(name, getattr(self, name))
         return out
 
@@ -254,9 +273,11 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _arguments(module: Module) -> str:
-    """Return the arguments as a user would write them: those with a default only where they differ from it."""
+    """Return the arguments as a user would write them: without those that are the default."""
     shown = []
     for name, parameter in _signature(type(module)).items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            continue
         if not hasattr(module, name):
             return ""
         value = getattr(module, name)

@@ -125,15 +125,39 @@ def fuse(graph: Graph) -> Fusion:
     _find_inline(f, kept)
     for node in nodes:
         kind = kinds[node]
-        if node in f.inline or kind in ("leaf", "number", "view", "region", "free"):
+        if node in f.inline:
             continue
+        if kind != "point":
+            for i in node.inputs:
+                _settle(f, i)
         if kind == "contract":
             _start(f, node, "contract")
         elif kind == "reduce":
             _join_reduction(f, node)
-        else:
+        elif kind == "window" or (kind == "point" and not _may_wait(f, node)):
             _join_point(f, node)
+    for node in nodes:
+        _settle(f, node)
     return f
+
+
+def _may_wait(f: Fusion, node: Node) -> bool:
+    """Return whether a pointwise node of leaves only can wait for the group of the first node that reads it.
+
+    A weight times its decay is the example: it belongs where the weight's gradient is computed.
+    """
+    return bool(node.inputs) and node.spec.size > 1 and all(i not in f.group_of or i.spec.size == 1 for i in node.inputs)
+
+
+def _settle(f: Fusion, node: Node) -> None:
+    """Give nodes that are still waiting a group of their own, before something else reads them."""
+    if node in f.inline:
+        for i in node.inputs:
+            _settle(f, i)
+    if f.kinds.get(node) == "point" and node not in f.inline and node not in f.group_of:
+        for i in node.inputs:
+            _settle(f, i)
+        _join_point(f, node)
 
 
 def _find_inline(f: Fusion, kept: set[Node]) -> None:
@@ -213,6 +237,29 @@ def _join_reduction(f: Fusion, node: Node) -> None:
 
 
 def _join_point(f: Fusion, node: Node) -> None:
+    waiting = [i for i in node.inputs if f.kinds[i] == "point" and i not in f.inline and i not in f.group_of]
+    for i in waiting:
+        if (i.shape, i.spec.rows) != (node.shape, node.spec.rows):
+            _settle(f, i)
+    _place_point(f, node)
+    group = f.group_of[node]
+    for i in waiting:
+        if i not in f.group_of:
+            _bring(f, group, i)
+
+
+def _bring(f: Fusion, group: Group, node: Node) -> None:
+    """Add a node that waited, and those it waits with, to the group of the node that reads it."""
+    for i in node.inputs:
+        if f.kinds[i] == "point" and i not in f.inline and i not in f.group_of:
+            if (i.shape, i.spec.rows) == (group.shape, group.rows):
+                _bring(f, group, i)
+            else:
+                _settle(f, i)
+    _join(f, group, node, _direct(f, node))
+
+
+def _place_point(f: Fusion, node: Node) -> None:
     needs = _direct(f, node)
     key = (node.shape, node.spec.rows)
     candidates: list[Group] = []

@@ -125,9 +125,9 @@ class Plan:
 
     def base(self, node: Node) -> Node:
         """Return the stored or leaf node a chain of views looks at."""
-        while self.fusion.kinds.get(node) == "view" and (node, 0) not in self.operands:
-            node = node.inputs[0]
-        return self.operands[(node, 0)] if (node, 0) in self.operands else node
+        while self.fusion.kinds[node] == "view" and node not in self.fusion.inline:
+            node = self.operand(node, 0)
+        return node
 
 
 class _Orders:

@@ -1,4 +1,4 @@
-"""The functions behind the layers and losses: tensors in, tensors out, nothing kept (but for running statistics)."""
+"""The functions behind layers and losses: tensors in, tensors out; only running statistics are kept."""
 
 from smelt.nn.functional.activation import (
     dropout,

@@ -39,7 +39,7 @@ def relu6(x: Tensor) -> Tensor:
 
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
-    """Return x where it is positive, else ``negative_slope`` · x: Maas et al., "Rectifier nonlinearities" (2013).
+    """Return x, times ``negative_slope`` where negative: Maas et al., "Rectifier nonlinearities" (2013).
 
     Examples
     --------
@@ -78,7 +78,7 @@ def tanh(x: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """Return x · Φ(x), with Φ the normal distribution: Hendrycks and Gimpel, "Gaussian error linear units" (2016).
+    """Return x · Φ(x), Φ the normal distribution: Hendrycks and Gimpel, "Gaussian error linear units" (2016).
 
     Parameters
     ----------
@@ -137,8 +137,8 @@ def hardswish(x: Tensor) -> Tensor:
     --------
     >>> import smelt
     >>> from smelt.nn import functional as F
-    >>> F.hardswish(smelt.tensor([-4.0, 0.0, 4.0])).tolist()
-    [0.0, 0.0, 4.0]
+    >>> F.hardswish(smelt.tensor([-1.5, 0.0, 4.0])).tolist()
+    [-0.375, 0.0, 4.0]
     """
     return x * relu6(x + 3.0) / 6.0
 
@@ -157,7 +157,7 @@ def softplus(x: Tensor) -> Tensor:
 
 
 def log1p_exp(x: Tensor) -> Tensor:
-    """Return log(1 + exp(−|x|)): what softplus adds to max(x, 0), with the derivative ½ at 0 that completes it."""
+    """Return log(1 + exp(−|x|)), which softplus adds to max(x, 0), with the derivative ½ at 0 it lacks."""
     return ops.log1p(minimum(x, -x).exp())
 
 

@@ -44,7 +44,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ShapeError(
-            at_user_line(f"linear: expected x (..., in) and weight (out, in), received {x.shape} and {weight.shape}")
+            at_user_line(
+                f"linear: expected x (..., in) and weight (out, in), received {x.shape} and {weight.shape}"
+            )
         )
     out = matmul(x, weight.T)
     return out if bias is None else out + bias
@@ -125,7 +127,12 @@ def conv2d(
     else:
         pads = tuple((p, p) for p in pair("conv2d", "padding", padding, low=0))
     out = ops.conv2d(
-        x, weight, stride=strides, padding=pads, dilation=dilations, groups=integer("conv2d", "groups", groups)
+        x,
+        weight,
+        stride=strides,
+        padding=pads,
+        dilation=dilations,
+        groups=integer("conv2d", "groups", groups),
     )
     return out if bias is None else out + bias.reshape(-1, 1, 1)
 
@@ -174,7 +181,8 @@ def conv1d(
     if x.ndim != 3 or weight.ndim != 3:
         raise ShapeError(
             at_user_line(
-                f"conv1d: expected x (N, C, L) and weight (out, C/groups, k), received {x.shape} and {weight.shape}"
+                f"conv1d: expected x (N, C, L) and weight (out, C/groups, k), received {x.shape} "
+                f"and {weight.shape}"
             )
         )
     pads: Any = padding if isinstance(padding, str) else (0, integer("conv1d", "padding", padding, low=0))

@@ -60,7 +60,9 @@ def cross_entropy(
             loss = loss * (1 - smooth) - log_softmax(x).mean(1) * smooth
         return _reduce("cross_entropy", loss, reduction)
     if weight.shape != (x.shape[1],):
-        raise ShapeError(at_user_line(f"cross_entropy: expected weight ({x.shape[1]},), received {weight.shape}"))
+        raise ShapeError(
+            at_user_line(f"cross_entropy: expected weight ({x.shape[1]},), received {weight.shape}")
+        )
     classes = ops.iota(shape=(x.shape[1],), axis=0, dtype=target.dtype.name)
     of_sample = where(target.unsqueeze(1) == classes, weight, 0.0).sum(1)
     loss = loss * of_sample
@@ -165,7 +167,7 @@ def mse_loss(x: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
 
 
 def l1_loss(x: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
-    """Return \\|x − target\\|.
+    """Return |x − target|.
 
     Raises
     ------
@@ -183,7 +185,7 @@ def l1_loss(x: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
 
 
 def huber_loss(x: Tensor, target: Tensor, *, delta: float = 1.0, reduction: str = "mean") -> Tensor:
-    """Return ½ d² where the difference d is at most ``delta``, else ``delta`` · (\\|d\\| − ½ ``delta``).
+    """Return ½ d² where the difference d is at most ``delta``, else ``delta`` · (|d| − ½ ``delta``).
 
     Huber, "Robust estimation of a location parameter" (1964).
 
@@ -209,7 +211,7 @@ def huber_loss(x: Tensor, target: Tensor, *, delta: float = 1.0, reduction: str 
 
 
 def smooth_l1_loss(x: Tensor, target: Tensor, *, beta: float = 1.0, reduction: str = "mean") -> Tensor:
-    """Return ½ d² / ``beta`` where the difference d is less than ``beta``, else \\|d\\| − ½ ``beta``.
+    """Return ½ d² / ``beta`` where the difference d is less than ``beta``, else |d| − ½ ``beta``.
 
     Girshick, "Fast R-CNN" (2015): :func:`huber_loss` divided by ``beta``.
 
@@ -243,7 +245,8 @@ def kl_div(x: Tensor, target: Tensor, *, reduction: str = "mean", log_target: bo
     target : Tensor
         Probabilities of the same shape (or their logarithms, with ``log_target``).
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        "batchmean" divides the sum by the batch size, which is the divergence; "mean" by the number of elements.
+        "batchmean" divides the sum by the batch size, which is the divergence; "mean" by the number of
+        elements.
     log_target : bool, default False
         Whether ``target`` holds logarithms.
 
@@ -276,7 +279,9 @@ def kl_div(x: Tensor, target: Tensor, *, reduction: str = "mean", log_target: bo
 def _target(name: str, x: Tensor, target: Tensor) -> Tensor:
     if plain_shape(x.shape) != plain_shape(target.shape):
         raise ShapeError(
-            at_user_line(f"{name}: expected a target of shape {plain_shape(x.shape)}, received {target.shape}")
+            at_user_line(
+                f"{name}: expected a target of shape {plain_shape(x.shape)}, received {target.shape}"
+            )
         )
     return target.astype(x.dtype)
 

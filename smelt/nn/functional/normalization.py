@@ -1,4 +1,4 @@
-"""Normalizations as functions: activations in; the same, with mean 0 and variance 1 over some of the axes, out."""
+"""Normalizations as functions: activations in; the same with mean 0 and variance 1 over some axes out."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def batch_norm(
 ) -> Tensor:
     """Normalize each channel over the batch, or by running statistics.
 
-    Ioffe and Szegedy, "Batch normalization" (2015). In training the batch's mean and (population) variance are used,
-    and the running statistics move towards them by ``momentum``; the running variance is of the sample (divided by
-    n − 1), as PyTorch's. A batch of one value per channel counts as variance 0.
+    Ioffe and Szegedy, "Batch normalization" (2015). In training the batch's mean and (population) variance
+    are used, and the running statistics move towards them by ``momentum``; the running variance is of the
+    sample (divided by n − 1), as PyTorch's. A batch of one value per channel counts as variance 0.
 
     Parameters
     ----------
@@ -66,12 +66,15 @@ def batch_norm(
         raise ShapeError(at_user_line(f"batch_norm: expected x (N, {channels}, ...), received {x.shape}"))
     axes = (0, *range(2, x.ndim))
     if training:
-        centred = x - x.mean(axes, keepdims=True)
+        mean = x.mean(axes, keepdims=True)
+        centred = x - mean
         var = (centred * centred).mean(axes, keepdims=True)
         if running_mean is not None and running_var is not None:
-            _track(x, axes, var, running_mean, running_var, momentum)
+            _track(x.count(axes), mean, var, running_mean, running_var, momentum)
     elif running_mean is None or running_var is None:
-        raise ValueError(at_user_line("batch_norm: expected running_mean and running_var outside of training"))
+        raise ValueError(
+            at_user_line("batch_norm: expected running_mean and running_var outside of training")
+        )
     else:
         centred = x - _channels(running_mean, x.ndim)
         var = _channels(running_var, x.ndim)
@@ -79,14 +82,13 @@ def batch_norm(
 
 
 def _track(
-    x: Tensor, axes: tuple[int, ...], var: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float
+    n: Tensor, mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float
 ) -> None:
     with no_grad():
-        mean = x.mean(axes)
-        n = x.count(axes)
-        sample = var.reshape(running_var.shape) * (n / maximum(n - 1.0, 1.0))
+        sample = var * (n / maximum(n - 1.0, 1.0))
         for running, new in ((running_mean, mean), (running_var, sample)):
-            running.assign(running * (1 - momentum) + new.astype(running.dtype) * momentum)
+            new = new.reshape(running.shape).astype(running.dtype)
+            running.assign(running * (1 - momentum) + new * momentum)
 
 
 def layer_norm(
@@ -178,7 +180,9 @@ def group_norm(
     groups = integer("group_norm", "num_groups", num_groups)
     if x.ndim < 2 or x.shape[1] % groups:
         raise ShapeError(
-            at_user_line(f"group_norm: expected x (N, C, ...) with C a multiple of {groups}, received {x.shape}")
+            at_user_line(
+                f"group_norm: expected x (N, C, ...) with C a multiple of {groups}, received {x.shape}"
+            )
         )
     grouped = x.reshape(x.shape[0], groups, math.prod(x.shape[1:]) // groups)
     centred = grouped - grouped.mean(2, keepdims=True)

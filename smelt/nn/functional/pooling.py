@@ -12,7 +12,9 @@ from smelt.tensor import Tensor
 Pair = tuple[int, int]
 
 
-def max_pool2d(x: Tensor, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> Tensor:
+def max_pool2d(
+    x: Tensor, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0
+) -> Tensor:
     """Return the largest element of each window; padding never wins.
 
     Parameters
@@ -108,7 +110,12 @@ def max_pool1d(x: Tensor, kernel_size: int, stride: int | None = None, padding: 
 
 
 def avg_pool1d(
-    x: Tensor, kernel_size: int, stride: int | None = None, padding: int = 0, *, count_include_pad: bool = True
+    x: Tensor,
+    kernel_size: int,
+    stride: int | None = None,
+    padding: int = 0,
+    *,
+    count_include_pad: bool = True,
 ) -> Tensor:
     """Return the mean of each window of sequences (N, C, L); see :func:`avg_pool2d`.
 
