@@ -321,7 +321,9 @@ def _format(body: list[Stmt], pad: str) -> Iterator[str]:
         elif isinstance(s, Loop):
             step = "" if s.step == 1 else f" step {s.step}"
             carried = ", ".join(f"{v}={first}" for v, first, _ in s.carried)
-            yield f"{pad}for {s.var} in {s.start}..{s.stop}{step}:" + (f"  carry {carried}" if carried else "")
+            yield f"{pad}for {s.var} in {s.start}..{s.stop}{step}:" + (
+                f"  carry {carried}" if carried else ""
+            )
             yield from _format(s.body, pad + "  ")
             if s.carried:
                 yield f"{pad}  next {', '.join(str(n) for _, _, n in s.carried)}"

@@ -91,7 +91,9 @@ class Tracer:
         self.guards: list[Guard] = []
         self.state: dict[int, tuple[Tensor, Node]] = {}  # by id of the bound tensor; holds it alive
         self.current: dict[int, Node] = {}  # latest value of every bound tensor
-        self.grads: dict[int, tuple[Tensor, Tensor | None]] = {}  # tensors whose grad was set, and the grad before
+        self.grads: dict[
+            int, tuple[Tensor, Tensor | None]
+        ] = {}  # tensors whose grad was set, and the grad before
         self._outer: Tracer | None = None
 
     def __enter__(self) -> Tracer:
@@ -117,7 +119,9 @@ class Tracer:
         if id(tensor) not in self.grads:
             before = tensor._grad
             known = "present" if before is not None else "absent"
-            self.guard(f"the gradient of {tensor.name or 'a tensor'} is {known}", lambda: tensor._grad is before)
+            self.guard(
+                f"the gradient of {tensor.name or 'a tensor'} is {known}", lambda: tensor._grad is before
+            )
 
     def note_grad_write(self, tensor: Tensor) -> None:
         """Remember the gradient a tensor had before the step replaced it."""
@@ -168,7 +172,9 @@ class Tracer:
         """Give bound state a new value, to be stored at the end of the step."""
         state = self.lift(tensor)
         if node.shape != state.shape or node.dtype != state.dtype:
-            raise TraceError(f"assign: the new value is {node.spec}, the tensor {tensor.name or ''} is {state.spec}")
+            raise TraceError(
+                f"assign: the new value is {node.spec}, the tensor {tensor.name or ''} is {state.spec}"
+            )
         if node.spec.rows:
             self.tie("state of a fixed shape receives a value of the batch's shape")
         self.current[id(tensor)] = node

@@ -52,7 +52,9 @@ class Elementwise(Primitive):
         if self.name != "where":
             self._check_kind(values[0].dtype)
         if any(s.dtype != values[0].dtype for s in values):
-            raise ShapeError(f"{self.name}: dtypes differ: {', '.join(str(s) for s in specs)}; cast one of them")
+            raise ShapeError(
+                f"{self.name}: dtypes differ: {', '.join(str(s) for s in specs)}; cast one of them"
+            )
         if self.name == "where" and specs[0].dtype != BOOL:
             raise ShapeError(f"where: expected a bool condition, received {specs[0]}")
         shape = broadcast_shapes(self.name, *(s.shape for s in specs))
@@ -65,7 +67,9 @@ class Elementwise(Primitive):
         dtype = self.gives or arrays[-1].dtype
         return out if out.dtype == dtype else out.astype(dtype)
 
-    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+    def gradient(
+        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
+    ) -> Any:
         rule = self.gradients[index] if self.gradients else None
         return None if rule is None else rule(grad, out, *inputs).sum_to(inputs[index].shape)
 
@@ -177,9 +181,15 @@ class Cast(Primitive):
         with np.errstate(all="ignore"):
             return arrays[0].astype(attrs["dtype"])
 
-    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+    def gradient(
+        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
+    ) -> Any:
         source = inputs[0].dtype
-        return cast(grad, dtype=source.name) if source.kind == "f" and np.dtype(attrs["dtype"]).kind == "f" else None
+        return (
+            cast(grad, dtype=source.name)
+            if source.kind == "f" and np.dtype(attrs["dtype"]).kind == "f"
+            else None
+        )
 
 
 cast = Cast(

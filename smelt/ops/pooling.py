@@ -41,7 +41,9 @@ class MaxPool2d(Primitive):
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         return _cols(arrays[0], attrs, -np.inf).max(axis=(4, 5))
 
-    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+    def gradient(
+        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
+    ) -> Any:
         winner = max_pool2d_index(inputs[0], **attrs)
         return max_pool2d_grad(grad, winner, size=inputs[0].shape[2:], **attrs)
 
@@ -89,7 +91,9 @@ class SumPool2d(Primitive):
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         return _cols(arrays[0], attrs, 0.0).sum(axis=(4, 5), dtype=arrays[0].dtype)
 
-    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+    def gradient(
+        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
+    ) -> Any:
         return sum_pool2d_grad(grad, size=inputs[0].shape[2:], **attrs)
 
 
@@ -133,7 +137,12 @@ max_pool2d_index = MaxPool2dIndex("max_pool2d_index", tuple(Sample((x,), a) for 
 max_pool2d_grad = MaxPool2dGrad(
     "max_pool2d_grad",
     tuple(
-        Sample((_pooled(x, a),) * 2, {"size": x[2:], **a}, dtypes={1: "uint8"}, below=a["kernel"][0] * a["kernel"][1])
+        Sample(
+            (_pooled(x, a),) * 2,
+            {"size": x[2:], **a},
+            dtypes={1: "uint8"},
+            below=a["kernel"][0] * a["kernel"][1],
+        )
         for x, a in _POOLS
     ),
 )

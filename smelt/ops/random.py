@@ -60,8 +60,10 @@ class RandomUniform(Primitive):
         n = int(np.prod(attrs["shape"], dtype=np.int64))
         index = np.arange(n, dtype=np.uint32)
         word, _ = threefry2x32((state[0], state[1]), index, state[2])
-        return ((word >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)).astype(attrs["dtype"]).reshape(
-            attrs["shape"]
+        return (
+            ((word >> np.uint32(8)).astype(np.float32) * np.float32(2**-24))
+            .astype(attrs["dtype"])
+            .reshape(attrs["shape"])
         )
 
 
@@ -69,7 +71,13 @@ random_uniform = RandomUniform(
     "random_uniform",
     tuple(
         Sample(((4,),), {"shape": s, "dtype": d}, dtypes={0: "uint32"}, below=1000)
-        for s, d in (((5,), "float32"), ((3, 37), "float32"), ((2, 3), "float64"), ((0,), "float32"), ((1,), "float32"))
+        for s, d in (
+            ((5,), "float32"),
+            ((3, 37), "float32"),
+            ((2, 3), "float64"),
+            ((0,), "float32"),
+            ((1,), "float32"),
+        )
     ),
 )
 

@@ -162,7 +162,13 @@ def _library() -> jit.Library:
     else:
         function, call = "llvm.aarch64.hint(i32)", "llvm.aarch64.hint(i32 1)"
     text = _TEXT.replace("PAUSE_FUNCTION", function).replace("PAUSE_CALL", call)
-    for name, number in (("TICKET", TICKET), ("JOB", JOB), ("DONE", DONE), ("PARKED", PARKED), ("SPINS", SPINS)):
+    for name, number in (
+        ("TICKET", TICKET),
+        ("JOB", JOB),
+        ("DONE", DONE),
+        ("PARKED", PARKED),
+        ("SPINS", SPINS),
+    ):
         text = text.replace(name, str(number))
     text = f'target triple = "{isa.triple}"\n{text}'
     key = jit.key_of(text, isa)

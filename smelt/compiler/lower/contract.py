@@ -153,12 +153,29 @@ def conv2d_input_grad_parts(plan: Plan, node: Node) -> list[Part]:
                 out = (var("n"), var("g") * i + var("c"), y, x)
                 outer, ks = ["g"], ["kh", "kw", "oc"]
             parts.append(
-                Part(sg, sw, outer, ["n", "y", "x"], ks, "c", extent, left, right, out, 1, batch, a_first, b_first)
+                Part(
+                    sg,
+                    sw,
+                    outer,
+                    ["n", "y", "x"],
+                    ks,
+                    "c",
+                    extent,
+                    left,
+                    right,
+                    out,
+                    1,
+                    batch,
+                    a_first,
+                    b_first,
+                )
             )
     return parts
 
 
-def _residues(node: Node, w: Node, axis: int) -> Iterator[tuple[int, int, tuple[int, tuple[int, int, int, int]]]]:
+def _residues(
+    node: Node, w: Node, axis: int
+) -> Iterator[tuple[int, int, tuple[int, tuple[int, int, int, int]]]]:
     """Yield (residue, pixels, (taps, (first tap, tap step, first gradient, gradients back per tap)))."""
     a = node.attrs
     size, s, d = a["size"][axis], a["stride"][axis], a["dilation"][axis]
@@ -246,7 +263,10 @@ def choose_tile(rows: int, above: int, vectors: int, registers: int, depthwise: 
         for wide in range(1, min(limit, rows) + 1):
             for high in {1, min(above, limit // wide)} if wide == rows else {1}:
                 cost = sum(
-                    step(h * w, u) for u in cover(vectors, v) for w in cover(rows, wide) for h in cover(above, high)
+                    step(h * w, u)
+                    for u in cover(vectors, v)
+                    for w in cover(rows, wide)
+                    for h in cover(above, high)
                 )
                 if cost < best_cost - 1e-9:
                     best, best_cost = Tile(high, wide, v), cost
@@ -358,10 +378,16 @@ class ContractLowering:
 
         self._nest(p.outer, p, {}, rows_loop)
 
-    def _rows_above(self, p: Part, above: list[str], at: dict[str, Index], name: str, wide: int, widths: list) -> None:
-        self._nest(above, p, at, lambda here: self._tile(p, here, [(name, r) for r in range(wide)], [], widths))
+    def _rows_above(
+        self, p: Part, above: list[str], at: dict[str, Index], name: str, wide: int, widths: list
+    ) -> None:
+        self._nest(
+            above, p, at, lambda here: self._tile(p, here, [(name, r) for r in range(wide)], [], widths)
+        )
 
-    def _nest(self, axes: list[str], p: Part, at: dict[str, Index], body: Callable[[dict[str, Index]], None]) -> None:
+    def _nest(
+        self, axes: list[str], p: Part, at: dict[str, Index], body: Callable[[dict[str, Index]], None]
+    ) -> None:
         if not axes:
             body(at)
             return
@@ -400,7 +426,13 @@ class ContractLowering:
 
         def body(here: dict[str, Index]) -> None:
             if second is None:
-                self._along(p, last, tile.wide, here, lambda h, w: self._tile(p, h, [(last, i) for i in range(w)], [], widths))
+                self._along(
+                    p,
+                    last,
+                    tile.wide,
+                    here,
+                    lambda h, w: self._tile(p, h, [(last, i) for i in range(w)], [], widths),
+                )
                 return
             self._along(
                 p,
@@ -412,14 +444,21 @@ class ContractLowering:
                     last,
                     tile.wide,
                     h2,
-                    lambda h, w: self._tile(p, h, [(last, i) for i in range(w)], [(second, j) for j in range(t)], widths),
+                    lambda h, w: self._tile(
+                        p, h, [(last, i) for i in range(w)], [(second, j) for j in range(t)], widths
+                    ),
                 ),
             )
 
         self._nest(others, p, at, body)
 
     def _along(
-        self, p: Part, name: str, unit: int, at: dict[str, Index], body: Callable[[dict[str, Index], int], None]
+        self,
+        p: Part,
+        name: str,
+        unit: int,
+        at: dict[str, Index],
+        body: Callable[[dict[str, Index], int], None],
     ) -> None:
         size = p.extent[name]
         whole = size - size % unit
@@ -492,7 +531,10 @@ class ContractLowering:
             def run(at: dict[str, Index], widths: list, p: Part = p) -> None:
                 t = self._pick(p, p.rows)
                 self._nest(
-                    p.outer, p, at, lambda here: self._tiles(p, p.rows, here, Tile(t.high, t.wide, tile.vectors), widths)
+                    p.outer,
+                    p,
+                    at,
+                    lambda here: self._tiles(p, p.rows, here, Tile(t.high, t.wide, tile.vectors), widths),
                 )
 
             if whole:
@@ -550,7 +592,9 @@ class ContractLowering:
     ) -> None:
         """Emit one tile: accumulate over the ks, then what follows, then the stores."""
         rows = [
-            [*([h] if h else []), *([w] if w else [])] for h in (high or [None]) for w in (wide or [None])  # type: ignore[list-item]
+            [*([h] if h else []), *([w] if w else [])]
+            for h in (high or [None])
+            for w in (wide or [None])  # type: ignore[list-item]
         ]
         start_a = Index(p.a.offset + p.a_first)
         start_b = Index(p.b.offset + p.b_first)
@@ -645,7 +689,9 @@ class _Fixed:
         return None
 
 
-def lower_contract(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node], list[Buffer]]:
+def lower_contract(
+    plan: Plan, group: Group, isa: Isa, name: str
+) -> tuple[list[Kernel], set[Node], list[Buffer]]:
     """Return the kernels of a contract group, the nodes they load, and buffers they need."""
     lowering = ContractLowering(plan, group, isa, name)
     kernel, used = lowering.kernel()

@@ -86,7 +86,9 @@ class ReduceLowering:
         """Return the outermost reduced axis that has something to slice."""
         if self.rows is not None and self.rows.axis in self.axes:
             return self.rows.axis
-        return next((a for a in self.order if a in self.axes and a != self.lane and self.full[a] >= SLICES), None)
+        return next(
+            (a for a in self.order if a in self.axes and a != self.lane and self.full[a] >= SLICES), None
+        )
 
     def _extent(self, axis: int) -> Index:
         """Return how far a loop over an axis goes: over the rows present, where it follows the batch."""
@@ -111,7 +113,9 @@ class ReduceLowering:
         self.e.fresh()
         return [self.e.full(x, self._point(coords, lanes)) for x in self.inputs]
 
-    def _reduce(self, coords: dict[int, Index], lanes: int, bounds: dict[int, tuple[Index, Index]]) -> list[Value]:
+    def _reduce(
+        self, coords: dict[int, Index], lanes: int, bounds: dict[int, tuple[Index, Index]]
+    ) -> list[Value]:
         """Return each root's reduction at kept coordinates, of ``lanes`` results or one."""
         axes = [a for a in self.order if a in self.axes and (self.full[a] != 1 or a in bounds)]
         if self.lane in axes:
@@ -137,7 +141,9 @@ class ReduceLowering:
             return acc
         return self._innermost(axis, low, high, coords, lanes)
 
-    def _innermost(self, axis: int, low: Index, high: Index, coords: dict[int, Index], lanes: int) -> list[Value]:
+    def _innermost(
+        self, axis: int, low: Index, high: Index, coords: dict[int, Index], lanes: int
+    ) -> list[Value]:
         """Reduce a loop with several independent sums, then what is left over."""
         count = len(self.roots)
         if not low.terms and not high.terms and high.const - low.const < 2 * WAYS:
@@ -181,7 +187,9 @@ class ReduceLowering:
                 for r, t in zip(self.roots, self._terms({**coords, axis: Index(start)}, width), strict=True)
             ]
             total = (
-                part if total is None else [self._combine(r, a, p) for r, a, p in zip(self.roots, total, part, strict=True)]
+                part
+                if total is None
+                else [self._combine(r, a, p) for r, a, p in zip(self.roots, total, part, strict=True)]
             )
         return total if total is not None else [self._start(r, 1) for r in self.roots]
 
@@ -196,7 +204,9 @@ class ReduceLowering:
     def _argmax(self, axes: list[int], coords: dict[int, Index], lanes: int) -> Value:
         """Return the flat index of the first largest element, walking the axes in C order."""
         axes = sorted(axes)
-        best = self.b.const({"i32": -(2**31), "i64": -(2**63)}.get(self.dtype, float("-inf")), self.dtype, lanes)
+        best = self.b.const(
+            {"i32": -(2**31), "i64": -(2**63)}.get(self.dtype, float("-inf")), self.dtype, lanes
+        )
         at = self.b.const(0, "i64", lanes)
         stride = {}
         step = 1
@@ -376,7 +386,9 @@ class ReduceLowering:
         nest(axes, {})
 
 
-def lower_reduce(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node], list[Buffer]]:
+def lower_reduce(
+    plan: Plan, group: Group, isa: Isa, name: str
+) -> tuple[list[Kernel], set[Node], list[Buffer]]:
     """Return the kernels of a reduce group, the nodes they load, and buffers they need."""
     lowering = ReduceLowering(plan, group, isa, name)
     kernels = lowering.kernels()

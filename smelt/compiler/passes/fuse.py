@@ -39,7 +39,11 @@ def kind_of(node: Node) -> str:
     """Return leaf, number, view, point, window, reduce, contract, region or free (computed wherever it is used)."""
     name = node.opname
     if node.op is None:
-        return "number" if node.kind == "constant" and node.value is not None and node.value.ndim == 0 else "leaf"
+        return (
+            "number"
+            if node.kind == "constant" and node.value is not None and node.value.ndim == 0
+            else "leaf"
+        )
     if isinstance(node.op, Elementwise) or name in POINTS:
         return "point"
     for kind, names in (
@@ -146,7 +150,11 @@ def _may_wait(f: Fusion, node: Node) -> bool:
 
     A weight times its decay is the example: it belongs where the weight's gradient is computed.
     """
-    return bool(node.inputs) and node.spec.size > 1 and all(i not in f.group_of or i.spec.size == 1 for i in node.inputs)
+    return (
+        bool(node.inputs)
+        and node.spec.size > 1
+        and all(i not in f.group_of or i.spec.size == 1 for i in node.inputs)
+    )
 
 
 def _settle(f: Fusion, node: Node) -> None:
@@ -227,7 +235,12 @@ def _join_reduction(f: Fusion, node: Node) -> None:
     full, axes = node.inputs[0].shape, node.attrs["axes"]
     needs = _direct(f, node)
     for group in reversed(f.groups):
-        same = group.kind == "reduce" and group.full == full and group.axes == axes and group.rows == node.spec.rows
+        same = (
+            group.kind == "reduce"
+            and group.full == full
+            and group.axes == axes
+            and group.rows == node.spec.rows
+        )
         if same and group.number not in needs and _may_join(f, group, needs) and node.opname != "argmax":
             if group.roots[0].opname != "argmax" and not any(f.depends(h, group.number) for h in needs):
                 _join(f, group, node, needs, root=True)

@@ -105,14 +105,22 @@ class Plan:
     fusion: Fusion
     storage: dict[Node, Storage] = field(default_factory=dict)
     stores: dict[Group, list[tuple[Node, Storage]]] = field(default_factory=dict)
-    fills: list[tuple[Node, Storage]] = field(default_factory=list)  # places whose surroundings must be filled
+    fills: list[tuple[Node, Storage]] = field(
+        default_factory=list
+    )  # places whose surroundings must be filled
     extra_groups: list[Group] = field(default_factory=list)
-    operands: dict[tuple[Node, int], Node] = field(default_factory=dict)  # copies that stand in for an operand
-    defs: dict[Node, list[Node]] = field(default_factory=dict)  # region nodes: the nodes whose groups write them
+    operands: dict[tuple[Node, int], Node] = field(
+        default_factory=dict
+    )  # copies that stand in for an operand
+    defs: dict[Node, list[Node]] = field(
+        default_factory=dict
+    )  # region nodes: the nodes whose groups write them
     overwrites: dict[Group, list[Node]] = field(default_factory=dict)  # states a group overwrites
     buffers: list[Buffer] = field(default_factory=list)
     orders: dict[Node, Order] = field(default_factory=dict)
-    lane_rows: set[Node] = field(default_factory=set)  # products whose lanes run along the rows, not the columns
+    lane_rows: set[Node] = field(
+        default_factory=set
+    )  # products whose lanes run along the rows, not the columns
     arrays: list[np.ndarray] = field(default_factory=list)  # of the constants, by slot order
 
     def groups(self) -> list[Group]:
@@ -226,7 +234,9 @@ def _leaves(p: Plan, orders: _Orders, state_strides: dict[Node, tuple[int, ...] 
     for node in p.fusion.nodes:
         if p.fusion.kinds[node] == "leaf" and node.kind == "constant":
             assert node.value is not None
-            buffer = Buffer(f"constant{len(p.arrays)}", short_dtype(node.dtype), node.spec.size, "constant", slot)
+            buffer = Buffer(
+                f"constant{len(p.arrays)}", short_dtype(node.dtype), node.spec.size, "constant", slot
+            )
             p.storage[node] = Storage(buffer, dense(node.shape, tuple(range(len(node.shape)))))
             p.arrays.append(np.ascontiguousarray(node.value))
             slot += 1
@@ -302,7 +312,9 @@ class _Assign:
         copy = Node("op", node.spec, COPY, (node,), line=node.line)
         self.f.kinds[copy] = "point"
         order = order_of(node.shape, storage.strides)
-        group = Group(len(self.f.groups) + len(self.p.extra_groups), "map", node.shape, node.spec.rows, order=order)
+        group = Group(
+            len(self.f.groups) + len(self.p.extra_groups), "map", node.shape, node.spec.rows, order=order
+        )
         group.nodes.append(copy)
         self.p.extra_groups.append(group)
         self.f.group_of[copy] = group
