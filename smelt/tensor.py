@@ -15,7 +15,7 @@ from typing import Any, Union
 import numpy as np
 
 from smelt import ops
-from smelt.errors import ShapeError, TraceError, at_user_line, user_line
+from smelt.errors import ShapeError, TraceError, at_user_line
 from smelt.graph.graph import Node, topological  # noqa: F401  (Node is part of Tensor's value)
 from smelt.graph.trace import BatchSize, Tracer, current_tracer, plain, plain_shape
 from smelt.ops import primitive
@@ -266,20 +266,14 @@ class Tensor:
         """
         if grad is None:
             if self._spec.size != 1:
-                raise ShapeError(
-                    at_user_line(f"backward: expected a scalar, received shape {self._spec.shape}")
-                )
+                raise ShapeError(at_user_line(f"backward: expected a scalar, received shape {self._spec.shape}"))
             seed = as_tensor(1.0, like=self).broadcast_to(self.shape)
         else:
             seed = as_tensor(grad, like=self).astype(self.dtype)
             if seed._spec.shape != self._spec.shape:
-                raise ShapeError(
-                    at_user_line(f"backward: expected a gradient {self._spec}, received {seed._spec}")
-                )
+                raise ShapeError(at_user_line(f"backward: expected a gradient {self._spec}, received {seed._spec}"))
         if not self.requires_grad:
-            raise ShapeError(
-                at_user_line("backward: nothing this tensor was computed from requires a gradient")
-            )
+            raise ShapeError(at_user_line("backward: nothing this tensor was computed from requires a gradient"))
         with no_grad():
             _backward(self, seed)
 
@@ -395,14 +389,10 @@ class Tensor:
         if sizes.count(-1) == 1:
             rest = int(np.prod([d for d in sizes if d != -1], dtype=np.int64))
             if rest == 0 or self._spec.size % rest:
-                raise ShapeError(
-                    at_user_line(f"reshape: {self._spec.shape} does not fit into {tuple(sizes)}")
-                )
+                raise ShapeError(at_user_line(f"reshape: {self._spec.shape} does not fit into {tuple(sizes)}"))
             sizes[sizes.index(-1)] = self._spec.size // rest
         if any(d < 0 for d in sizes):
-            raise ShapeError(
-                at_user_line(f"reshape: sizes must be ≥ 0, with at most one -1; received {tuple(sizes)}")
-            )
+            raise ShapeError(at_user_line(f"reshape: sizes must be ≥ 0, with at most one -1; received {tuple(sizes)}"))
         if tuple(sizes) == self._spec.shape:
             return self
         return ops.reshape(self, shape=tuple(sizes))
@@ -564,9 +554,7 @@ class Parameter(Tensor):
     def __init__(self, value: Any, name: str = "") -> None:
         array = _as_array(value)
         if array.dtype.kind != "f":
-            raise ShapeError(
-                at_user_line(f"Parameter: expected floating-point values, received {array.dtype}")
-            )
+            raise ShapeError(at_user_line(f"Parameter: expected floating-point values, received {array.dtype}"))
         super().__init__(array, requires_grad=True, name=name)
 
 
@@ -674,9 +662,7 @@ def matmul(a: ArrayLike, b: ArrayLike) -> Tensor:
     a = as_tensor(a)
     b = as_tensor(b)
     if a.ndim == 0 or b.ndim == 0:
-        raise ShapeError(
-            at_user_line(f"matmul: expected at least one axis each, received {a.shape} @ {b.shape}")
-        )
+        raise ShapeError(at_user_line(f"matmul: expected at least one axis each, received {a.shape} @ {b.shape}"))
     row, column = a.ndim == 1, b.ndim == 1
     out = ops.matmul(a.unsqueeze(0) if row else a, b.unsqueeze(1) if column else b)
     if column:
@@ -724,9 +710,7 @@ def _getitem(x: Tensor, index: Any) -> Tensor:
         known = item is None or item is Ellipsis or isinstance(item, (slice, int, np.integer))
         if not known or isinstance(item, bool):
             raise ShapeError(
-                at_user_line(
-                    f"indexing: expected integers, slices, None or ..., received {type(item).__name__}"
-                )
+                at_user_line(f"indexing: expected integers, slices, None or ..., received {type(item).__name__}")
             )
     used = sum(i is not None and i is not Ellipsis for i in items)
     if used > x.ndim:
@@ -755,9 +739,7 @@ def _getitem(x: Tensor, index: Any) -> Tensor:
         else:
             a, s, n = int(item), 1, 1
             if not -d <= a < d:
-                raise ShapeError(
-                    at_user_line(f"indexing: index {a} is out of range for axis {axis} of {have}")
-                )
+                raise ShapeError(at_user_line(f"indexing: index {a} is out of range for axis {axis} of {have}"))
             a %= d
         start.append(a if n else 0)
         step.append(s)

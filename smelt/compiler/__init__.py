@@ -1,0 +1,1 @@
+"""The compiler: a graph becomes loops, loops become machine code."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Union
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def var(name: str) -> Index:
     return Index(0, ((name, 1),))
 
 
-AnyIndex = Union[Index, int]
+AnyIndex = Index | int
 
 
 def as_index(value: AnyIndex) -> Index:
@@ -143,7 +142,7 @@ class If:
     body: list[Stmt] = field(default_factory=list)
 
 
-Stmt = Union[Instr, Let, Loop, If]
+Stmt = Instr | Let | Loop | If
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +199,11 @@ class Builder:
         self.reads: set[Buffer] = set()
         self.writes: set[Buffer] = set()
         self.unaligned: set[Buffer] = set()
+
+    @property
+    def body(self) -> list[Stmt]:
+        """The statements of the kernel so far."""
+        return self._stack[0]
 
     # --- values ------------------------------------------------------------------------------------------------
 
@@ -321,9 +325,7 @@ def _format(body: list[Stmt], pad: str) -> Iterator[str]:
         elif isinstance(s, Loop):
             step = "" if s.step == 1 else f" step {s.step}"
             carried = ", ".join(f"{v}={first}" for v, first, _ in s.carried)
-            yield f"{pad}for {s.var} in {s.start}..{s.stop}{step}:" + (
-                f"  carry {carried}" if carried else ""
-            )
+            yield f"{pad}for {s.var} in {s.start}..{s.stop}{step}:" + (f"  carry {carried}" if carried else "")
             yield from _format(s.body, pad + "  ")
             if s.carried:
                 yield f"{pad}  next {', '.join(str(n) for _, _, n in s.carried)}"

@@ -99,9 +99,7 @@ def lower(graph: Graph, state_strides: dict[Node, tuple[int, ...] | None], isa: 
     return Lowered(simple, plan, phases, plan_memory(phases))
 
 
-def _connect(
-    plan: Plan, tasks: dict[Group, list[Task]], loads: dict[Task, set[Node]], fills: dict[Node, Task]
-) -> None:
+def _connect(plan: Plan, tasks: dict[Group, list[Task]], loads: dict[Task, set[Node]], fills: dict[Node, Task]) -> None:
     """Say which kernel must follow which: readers after writers, overwriters of state after its readers."""
     fusion = plan.fusion
     readers: dict[Node, list[tuple[Task, Buffer]]] = {}

@@ -90,9 +90,7 @@ class Graph:
     def macs(self) -> int:
         """Multiply-accumulates of one run at the full batch."""
         return sum(
-            n.op.macs(tuple(i.spec for i in n.inputs), n.spec, n.attrs)
-            for n in self.nodes()
-            if n.op is not None
+            n.op.macs(tuple(i.spec for i in n.inputs), n.spec, n.attrs) for n in self.nodes() if n.op is not None
         )
 
     def __str__(self) -> str:

@@ -56,11 +56,14 @@ def _tied(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in (
-    *("add sub mul floordiv truediv mod pow radd rsub rmul rfloordiv rtruediv rmod neg abs".split()),
-    *("eq ne lt le gt ge int float".split()),
-):
-    setattr(BatchSize, f"__{_name}__", _tied(f"__{_name}__"))
+_ARITHMETIC = "add sub mul floordiv truediv mod divmod pow lshift rshift and or xor"
+_TIED = [
+    *(f"__{name}__" for name in _ARITHMETIC.split()),
+    *(f"__r{name}__" for name in _ARITHMETIC.split()),
+    *(f"__{name}__" for name in "neg abs invert bool int float str format eq ne lt le gt ge".split()),
+]
+for _name in _TIED:
+    setattr(BatchSize, _name, _tied(_name))
 BatchSize.__hash__ = int.__hash__  # type: ignore[method-assign]
 
 
@@ -91,9 +94,7 @@ class Tracer:
         self.guards: list[Guard] = []
         self.state: dict[int, tuple[Tensor, Node]] = {}  # by id of the bound tensor; holds it alive
         self.current: dict[int, Node] = {}  # latest value of every bound tensor
-        self.grads: dict[
-            int, tuple[Tensor, Tensor | None]
-        ] = {}  # tensors whose grad was set, and the grad before
+        self.grads: dict[int, tuple[Tensor, Tensor | None]] = {}  # tensors whose grad was set, and the grad before
         self._outer: Tracer | None = None
 
     def __enter__(self) -> Tracer:
@@ -119,9 +120,7 @@ class Tracer:
         if id(tensor) not in self.grads:
             before = tensor._grad
             known = "present" if before is not None else "absent"
-            self.guard(
-                f"the gradient of {tensor.name or 'a tensor'} is {known}", lambda: tensor._grad is before
-            )
+            self.guard(f"the gradient of {tensor.name or 'a tensor'} is {known}", lambda: tensor._grad is before)
 
     def note_grad_write(self, tensor: Tensor) -> None:
         """Remember the gradient a tensor had before the step replaced it."""
@@ -172,9 +171,7 @@ class Tracer:
         """Give bound state a new value, to be stored at the end of the step."""
         state = self.lift(tensor)
         if node.shape != state.shape or node.dtype != state.dtype:
-            raise TraceError(
-                f"assign: the new value is {node.spec}, the tensor {tensor.name or ''} is {state.spec}"
-            )
+            raise TraceError(f"assign: the new value is {node.spec}, the tensor {tensor.name or ''} is {state.spec}")
         if node.spec.rows:
             self.tie("state of a fixed shape receives a value of the batch's shape")
         self.current[id(tensor)] = node

@@ -24,9 +24,7 @@ class MatMul(Primitive):
     def infer(self, *specs: Spec, **attrs: Any) -> Spec:
         a, b = specs
         if len(a.shape) < 2 or len(b.shape) < 2 or a.shape[-1] != b.shape[-2]:
-            raise ShapeError(
-                f"matmul: {a.shape} @ {b.shape}: expected (..., m, k) @ (..., k, n) with the same k"
-            )
+            raise ShapeError(f"matmul: {a.shape} @ {b.shape}: expected (..., m, k) @ (..., k, n) with the same k")
         if a.dtype != b.dtype or a.dtype.kind != "f":
             raise ShapeError(f"matmul: expected two tensors of one floating dtype, received {a} and {b}")
         lead = broadcast_shapes("matmul", a.shape[:-2], b.shape[:-2])
@@ -47,17 +45,9 @@ class MatMul(Primitive):
             ok = all(contracted) and a.rows and b.rows and a.rows.per == b.rows.per
             return None, "" if ok else "matmul contracts the batch axis with a fixed one"
         if "a" in at and at["a"] == -2:
-            return (
-                (None, "matmul: both operands carry the batch")
-                if "b" in at
-                else (Rows(rank - 2, a.rows.per), "")
-            )  # type: ignore[union-attr]
+            return (None, "matmul: both operands carry the batch") if "b" in at else (Rows(rank - 2, a.rows.per), "")  # type: ignore[union-attr]
         if "b" in at and at["b"] == -1:
-            return (
-                (None, "matmul: both operands carry the batch")
-                if "a" in at
-                else (Rows(rank - 1, b.rows.per), "")
-            )  # type: ignore[union-attr]
+            return (None, "matmul: both operands carry the batch") if "a" in at else (Rows(rank - 1, b.rows.per), "")  # type: ignore[union-attr]
         if "a" in at and "b" in at and (at["a"] != at["b"] or a.rows.per != b.rows.per):  # type: ignore[union-attr]
             return None, "matmul: the batch axes of the operands differ"
         name, axis = next(iter(at.items()))
@@ -69,9 +59,7 @@ class MatMul(Primitive):
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         return np.matmul(*arrays)
 
-    def gradient(
-        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
-    ) -> Any:
+    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         a, b = inputs
         g = grad @ b.mT if index == 0 else a.mT @ grad
         return g.sum_to(inputs[index].shape)
@@ -124,9 +112,7 @@ def add_windows(cols: np.ndarray, shape: Shape, stride: Pair, dilation: Pair, pa
     for i in range(kh):
         for j in range(kw):
             y, x = i * dilation[0], j * dilation[1]
-            out[:, :, y : y + oh * stride[0] : stride[0], x : x + ow * stride[1] : stride[1]] += cols[
-                ..., i, j
-            ]
+            out[:, :, y : y + oh * stride[0] : stride[0], x : x + ow * stride[1] : stride[1]] += cols[..., i, j]
     return out[:, :, top : top + h, left : left + w]
 
 
@@ -140,9 +126,7 @@ class Conv2d(Primitive):
         x, w = specs
         groups = attrs["groups"]
         if len(x.shape) != 4 or len(w.shape) != 4:
-            raise ShapeError(
-                f"conv2d: expected images NCHW and kernels OIHW, received {x.shape} and {w.shape}"
-            )
+            raise ShapeError(f"conv2d: expected images NCHW and kernels OIHW, received {x.shape} and {w.shape}")
         if x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
             raise ShapeError(
                 f"conv2d: images {x.shape} have {x.shape[1]} channels, kernels {w.shape} with groups={groups} "
@@ -150,9 +134,7 @@ class Conv2d(Primitive):
             )
         if x.dtype != w.dtype or x.dtype.kind != "f":
             raise ShapeError(f"conv2d: expected two tensors of one floating dtype, received {x} and {w}")
-        hw = window_sizes(
-            "conv2d", x.shape[2:], w.shape[2:], attrs["stride"], attrs["dilation"], attrs["padding"]
-        )
+        hw = window_sizes("conv2d", x.shape[2:], w.shape[2:], attrs["stride"], attrs["dilation"], attrs["padding"])
         exact = "conv2d: kernels follow the batch" if w.rows or (x.rows and x.rows.axis != 0) else ""
         return Spec((x.shape[0], w.shape[0], *hw), x.dtype, None if exact else x.rows, exact)
 
@@ -167,9 +149,7 @@ class Conv2d(Primitive):
         out = np.matmul(left, right).reshape(g, n, oh, ow, w.shape[0] // g)
         return np.ascontiguousarray(out.transpose(1, 0, 4, 2, 3)).reshape(n, w.shape[0], oh, ow)
 
-    def gradient(
-        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
-    ) -> Any:
+    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         x, w = inputs
         if index == 0:
             return conv2d_input_grad(grad, w, size=x.shape[2:], **attrs)
@@ -180,17 +160,11 @@ class Conv2d(Primitive):
         return out.size * w.shape[1] * w.shape[2] * w.shape[3]
 
 
-def window_sizes(
-    name: str, size: Shape, kernel: Shape, stride: Pair, dilation: Pair, padding: Padding
-) -> Pair:
+def window_sizes(name: str, size: Shape, kernel: Shape, stride: Pair, dilation: Pair, padding: Padding) -> Pair:
     """Return (oh, ow), or raise when no window fits."""
-    h, w = (
-        out_size(s, k, t, d, p) for s, k, t, d, p in zip(size, kernel, stride, dilation, padding, strict=True)
-    )
+    h, w = (out_size(s, k, t, d, p) for s, k, t, d, p in zip(size, kernel, stride, dilation, padding, strict=True))
     if h <= 0 or w <= 0:
-        raise ShapeError(
-            f"{name}: a window of {kernel} (dilation {dilation}) does not fit into {size} + {padding}"
-        )
+        raise ShapeError(f"{name}: a window of {kernel} (dilation {dilation}) does not fit into {size} + {padding}")
     return h, w
 
 
@@ -212,9 +186,7 @@ class Conv2dInputGrad(Primitive):
         cols = np.matmul(left, w.reshape(g, o // g, i * kh * kw)).reshape(g, n, oh, ow, i, kh, kw)
         cols = cols.transpose(1, 0, 4, 2, 3, 5, 6).reshape(n, g * i, oh, ow, kh, kw)
         shape = (n, g * i, *attrs["size"])
-        return np.ascontiguousarray(
-            add_windows(cols, shape, attrs["stride"], attrs["dilation"], attrs["padding"])
-        )
+        return np.ascontiguousarray(add_windows(cols, shape, attrs["stride"], attrs["dilation"], attrs["padding"]))
 
     def macs(self, specs: tuple[Spec, ...], out: Spec, attrs: dict[str, Any]) -> int:
         g, w = specs
@@ -228,11 +200,7 @@ class Conv2dWeightGrad(Primitive):
 
     def infer(self, *specs: Spec, **attrs: Any) -> Spec:
         x, g = specs
-        exact = (
-            ""
-            if (x.rows is None) == (g.rows is None)
-            else "conv2d: only one of images and gradient is a batch"
-        )
+        exact = "" if (x.rows is None) == (g.rows is None) else "conv2d: only one of images and gradient is a batch"
         return Spec((g.shape[1], x.shape[1] // attrs["groups"], *attrs["kernel"]), x.dtype, None, exact)
 
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
@@ -251,9 +219,7 @@ class Conv2dWeightGrad(Primitive):
         return specs[1].size * out.shape[1] * out.shape[2] * out.shape[3]
 
 
-def _conv(
-    stride: Pair = (1, 1), pad: Padding = ((0, 0), (0, 0)), dilation: Pair = (1, 1), groups: int = 1
-) -> dict:
+def _conv(stride: Pair = (1, 1), pad: Padding = ((0, 0), (0, 0)), dilation: Pair = (1, 1), groups: int = 1) -> dict:
     return {"stride": stride, "padding": pad, "dilation": dilation, "groups": groups}
 
 

@@ -52,9 +52,7 @@ class Elementwise(Primitive):
         if self.name != "where":
             self._check_kind(values[0].dtype)
         if any(s.dtype != values[0].dtype for s in values):
-            raise ShapeError(
-                f"{self.name}: dtypes differ: {', '.join(str(s) for s in specs)}; cast one of them"
-            )
+            raise ShapeError(f"{self.name}: dtypes differ: {', '.join(str(s) for s in specs)}; cast one of them")
         if self.name == "where" and specs[0].dtype != BOOL:
             raise ShapeError(f"where: expected a bool condition, received {specs[0]}")
         shape = broadcast_shapes(self.name, *(s.shape for s in specs))
@@ -67,31 +65,29 @@ class Elementwise(Primitive):
         dtype = self.gives or arrays[-1].dtype
         return out if out.dtype == dtype else out.astype(dtype)
 
-    def gradient(
-        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
-    ) -> Any:
+    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         rule = self.gradients[index] if self.gradients else None
         return None if rule is None else rule(grad, out, *inputs).sum_to(inputs[index].shape)
 
     def samples(self) -> Iterator[Sample]:
         low, high = self.domain
         shapes: list[tuple[tuple[int, ...], ...]] = [
-            ((s,) * self.arity)  # type: ignore[misc]
+            ((s,) * self.arity)
             for s in ((3, 5), (37,), (1,), (), (0, 4), (2, 3, 17))
         ]
         if self.arity == 2:
-            shapes += [((4, 1, 5), (3, 1)), ((7,), (2, 7)), ((), (6,))]  # type: ignore[list-item]
+            shapes += [((4, 1, 5), (3, 1)), ((7,), (2, 7)), ((), (6,))]
         if self.arity == 3:
-            shapes += [((4, 1), (4, 6), ()), ((6,), (1, 6), (3, 1))]  # type: ignore[list-item]
+            shapes += [((4, 1), (4, 6), ()), ((6,), (1, 6), (3, 1))]
         dtype = {_LOGICAL: "bool"}.get(self.takes)
-        dtypes = {i: dtype for i in range(self.arity)} if dtype else {}
+        dtypes = dict.fromkeys(range(self.arity), dtype) if dtype else {}
         if self.name == "where":
             dtypes = {0: "bool"}
         for s in shapes:
             yield Sample(s, dtypes=dtypes, low=low, high=high)
         if self.takes == _NUMBER:
             for integer in ("int64", "int32", "uint8"):
-                yield Sample(((37,),) * self.arity, dtypes={i: integer for i in range(self.arity)})
+                yield Sample(((37,),) * self.arity, dtypes=dict.fromkeys(range(self.arity), integer))
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -109,10 +105,8 @@ _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 add = Elementwise("add", 2, np.add, (lambda g, y, a, b: g, lambda g, y, a, b: g), takes=_NUMBER)
 sub = Elementwise("sub", 2, np.subtract, (lambda g, y, a, b: g, lambda g, y, a, b: -g), takes=_NUMBER)
 mul = Elementwise("mul", 2, np.multiply, (lambda g, y, a, b: g * b, lambda g, y, a, b: g * a), takes=_NUMBER)
-div = Elementwise(
-    "div", 2, np.divide, (lambda g, y, a, b: g / b, lambda g, y, a, b: -g * y / b), domain=(0.5, 2.0)
-)
-pow = Elementwise(
+div = Elementwise("div", 2, np.divide, (lambda g, y, a, b: g / b, lambda g, y, a, b: -g * y / b), domain=(0.5, 2.0))
+pow: Elementwise = Elementwise(
     "pow",
     2,
     np.power,
@@ -124,13 +118,13 @@ pow = Elementwise(
 )
 neg = Elementwise("neg", 1, np.negative, (lambda g, y, x: -g,), takes=_NUMBER)
 abs = Elementwise("abs", 1, np.abs, (lambda g, y, x: g * sign(x),), takes=_NUMBER, domain=(0.3, 2.0))
-sign = Elementwise("sign", 1, np.sign, takes=_NUMBER)
+sign: Elementwise = Elementwise("sign", 1, np.sign, takes=_NUMBER)
 floor = Elementwise("floor", 1, np.floor)
 round = Elementwise("round", 1, np.rint)
 
 # --- functions ---------------------------------------------------------------------------------------------------
 exp = Elementwise("exp", 1, np.exp, (lambda g, y, x: g * y,))
-log = Elementwise("log", 1, np.log, (lambda g, y, x: g / x,), domain=(0.2, 4.0))
+log: Elementwise = Elementwise("log", 1, np.log, (lambda g, y, x: g / x,), domain=(0.2, 4.0))
 log1p = Elementwise("log1p", 1, np.log1p, (lambda g, y, x: g / (x + 1.0),), domain=(-0.5, 4.0))
 sqrt = Elementwise("sqrt", 1, np.sqrt, (lambda g, y, x: g * 0.5 / y,), domain=(0.2, 4.0))
 tanh = Elementwise("tanh", 1, np.tanh, (lambda g, y, x: g * (1.0 - y * y),))
@@ -154,7 +148,7 @@ minimum = Elementwise(
     (lambda g, y, a, b: where(a <= b, g, 0.0), lambda g, y, a, b: where(a <= b, 0.0, g)),
     takes=_NUMBER,
 )
-where = Elementwise(
+where: Elementwise = Elementwise(
     "where",
     3,
     np.where,
@@ -181,15 +175,9 @@ class Cast(Primitive):
         with np.errstate(all="ignore"):
             return arrays[0].astype(attrs["dtype"])
 
-    def gradient(
-        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
-    ) -> Any:
+    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         source = inputs[0].dtype
-        return (
-            cast(grad, dtype=source.name)
-            if source.kind == "f" and np.dtype(attrs["dtype"]).kind == "f"
-            else None
-        )
+        return cast(grad, dtype=source.name) if source.kind == "f" and np.dtype(attrs["dtype"]).kind == "f" else None
 
 
 cast = Cast(

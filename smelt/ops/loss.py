@@ -15,9 +15,7 @@ from smelt.ops.primitive import Primitive, Sample, Spec
 
 def _check(name: str, x: Spec, y: Spec) -> str:
     if len(x.shape) != 2 or y.shape != x.shape[:1] or y.dtype.kind not in "iu":
-        raise ShapeError(
-            f"{name}: expected logits (rows, classes) and integer labels (rows,), received {x} and {y}"
-        )
+        raise ShapeError(f"{name}: expected logits (rows, classes) and integer labels (rows,), received {x} and {y}")
     if x.dtype.kind != "f" or x.shape[1] == 0:
         raise ShapeError(f"{name}: expected floating-point logits of at least one class, received {x}")
     return "" if x.rows == y.rows else f"{name}: only one of logits and labels is a batch"
@@ -44,9 +42,7 @@ class SoftmaxCrossEntropy(Primitive):
             picked = np.where(hit.any(axis=1), np.where(hit, z, 0).sum(axis=1, dtype=x.dtype), -top[:, 0])
             return np.log(np.exp(z).sum(axis=1, dtype=x.dtype)) - picked
 
-    def gradient(
-        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
-    ) -> Any:
+    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         return softmax_cross_entropy_grad(inputs[0], inputs[1], grad) if index == 0 else None
 
 
@@ -72,8 +68,7 @@ def _samples(with_grad: bool) -> tuple[Sample, ...]:
     shapes = ((5, 10), (3, 33), (1, 1), (0, 4), (4, 16))
     rows = [(n, c, c) for n, c in shapes] + [(9, 4, 7)]  # the last one has labels outside of the classes
     return tuple(
-        Sample(((n, c), (n,)) + (((n,),) if with_grad else ()), dtypes={1: "int64"}, below=b)
-        for n, c, b in rows
+        Sample(((n, c), (n,)) + (((n,),) if with_grad else ()), dtypes={1: "int64"}, below=b) for n, c, b in rows
     )
 
 

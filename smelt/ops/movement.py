@@ -30,9 +30,7 @@ class Reshape(Primitive):
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         return arrays[0].reshape(attrs["shape"])
 
-    def gradient(
-        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
-    ) -> Any:
+    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         return grad.reshape(inputs[0].shape)
 
 
@@ -56,18 +54,14 @@ class Permute(Primitive):
         (x,) = specs
         axes = attrs["axes"]
         if sorted(axes) != list(range(len(x.shape))):
-            raise ShapeError(
-                f"permute: axes {axes} are not a permutation of the {len(x.shape)} axes of {x.shape}"
-            )
+            raise ShapeError(f"permute: axes {axes} are not a permutation of the {len(x.shape)} axes of {x.shape}")
         rows = Rows(axes.index(x.rows.axis), x.rows.per) if x.rows else None
         return Spec(tuple(x.shape[a] for a in axes), x.dtype, rows)
 
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         return arrays[0].transpose(attrs["axes"])
 
-    def gradient(
-        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
-    ) -> Any:
+    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         return permute(grad, axes=tuple(int(a) for a in np.argsort(attrs["axes"])))
 
 
@@ -106,9 +100,7 @@ class BroadcastTo(Primitive):
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         return np.broadcast_to(arrays[0], attrs["shape"])
 
-    def gradient(
-        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
-    ) -> Any:
+    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         return grad.sum_to(inputs[0].shape)
 
 
@@ -143,9 +135,7 @@ class Slice(Primitive):
         (x,) = arrays
         return x[_indices(attrs["start"], attrs["step"], attrs["size"])]
 
-    def gradient(
-        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
-    ) -> Any:
+    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         return place(grad, shape=inputs[0].shape, start=attrs["start"], step=attrs["step"], fill=0.0)
 
 
@@ -190,9 +180,7 @@ class Place(Primitive):
         out[_indices(attrs["start"], attrs["step"], x.shape)] = x
         return out
 
-    def gradient(
-        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
-    ) -> Any:
+    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         return slice_(grad, start=attrs["start"], step=attrs["step"], size=inputs[0].shape)
 
 
@@ -233,9 +221,7 @@ class Concat(Primitive):
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         return np.concatenate(arrays, axis=attrs["axis"])
 
-    def gradient(
-        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
-    ) -> Any:
+    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         axis, rank = attrs["axis"], len(grad.shape)
         start = [0] * rank
         start[axis] = sum(t.shape[axis] for t in inputs[:index])

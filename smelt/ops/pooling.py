@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from smelt.errors import ShapeError
-from smelt.ops.contraction import Pair, Padding, _padded, add_windows, window_sizes, windows
+from smelt.ops.contraction import Padding, Pair, _padded, add_windows, window_sizes, windows
 from smelt.ops.primitive import Primitive, Sample, Shape, Spec
 
 _ONE: Pair = (1, 1)
@@ -41,9 +41,7 @@ class MaxPool2d(Primitive):
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         return _cols(arrays[0], attrs, -np.inf).max(axis=(4, 5))
 
-    def gradient(
-        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
-    ) -> Any:
+    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         winner = max_pool2d_index(inputs[0], **attrs)
         return max_pool2d_grad(grad, winner, size=inputs[0].shape[2:], **attrs)
 
@@ -91,9 +89,7 @@ class SumPool2d(Primitive):
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         return _cols(arrays[0], attrs, 0.0).sum(axis=(4, 5), dtype=arrays[0].dtype)
 
-    def gradient(
-        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
-    ) -> Any:
+    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         return sum_pool2d_grad(grad, size=inputs[0].shape[2:], **attrs)
 
 

@@ -32,9 +32,7 @@ class Reduction(Primitive):
         if self.name == "sum" and x.dtype.kind == "b":
             raise ShapeError(f"sum: expected a numeric tensor, received {x}")
         if self.name != "sum" and any(x.shape[a] == 0 for a in axes):
-            raise ShapeError(
-                f"{self.name}: nothing to take the maximum of along axes {axes} of shape {x.shape}"
-            )
+            raise ShapeError(f"{self.name}: nothing to take the maximum of along axes {axes} of shape {x.shape}")
         rows = None
         if x.rows and x.rows.axis not in axes:
             rows = Rows(x.rows.axis - sum(a < x.rows.axis for a in axes), x.rows.per)
@@ -50,9 +48,7 @@ class Sum(Reduction):
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         return np.asarray(np.sum(arrays[0], axis=attrs["axes"], dtype=arrays[0].dtype))
 
-    def gradient(
-        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
-    ) -> Any:
+    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         shape = inputs[0].shape
         return grad.reshape(kept_shape(shape, attrs["axes"])).broadcast_to(shape)
 
@@ -63,9 +59,7 @@ class Max(Reduction):
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         return np.asarray(np.max(arrays[0], axis=attrs["axes"]))
 
-    def gradient(
-        self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]
-    ) -> Any:
+    def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         (x,) = inputs
         kept = kept_shape(x.shape, attrs["axes"])
         hit = where(eq(x, out.reshape(kept)), 1.0, 0.0).astype(x.dtype)
@@ -85,9 +79,7 @@ class ArgMax(Reduction):
         (x,) = arrays
         axes = attrs["axes"]
         kept = tuple(i for i in range(x.ndim) if i not in axes)
-        flat = x.transpose(kept + axes).reshape(
-            *(x.shape[i] for i in kept), int(np.prod([x.shape[i] for i in axes]))
-        )
+        flat = x.transpose(kept + axes).reshape(*(x.shape[i] for i in kept), int(np.prod([x.shape[i] for i in axes])))
         return np.asarray(np.argmax(flat, axis=-1))
 
 

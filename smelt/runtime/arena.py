@@ -47,11 +47,7 @@ def bind(tensors: Sequence[Tensor], strides: Sequence[tuple[int, ...]]) -> list[
     for (tensor, value, wanted), size in zip(move, sizes, strict=True):
         flat = arena[offset : offset + value.nbytes].view(value.dtype)
         byte_strides = tuple(s * value.itemsize for s in wanted)
-        view = (
-            np.lib.stride_tricks.as_strided(flat, value.shape, byte_strides)
-            if value.ndim
-            else flat.reshape(())
-        )
+        view = np.lib.stride_tricks.as_strided(flat, value.shape, byte_strides) if value.ndim else flat.reshape(())
         view[...] = value
         tensor._value = view
         tensor._bound = True

@@ -103,9 +103,7 @@ class _Key:
 class _Variant:
     """One trace of a function: its program, bound state, and how to call it."""
 
-    def __init__(
-        self, function: Callable[..., Any], name: str, key: _Key, arrays: Sequence[np.ndarray]
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], name: str, key: _Key, arrays: Sequence[np.ndarray]) -> None:
         self.key = key
         self.batch = _batch_inputs(arrays)
         self.capacity = arrays[self.batch[0]].shape[0] if self.batch else 0
@@ -167,9 +165,7 @@ class _Variant:
         self.arena = aligned_bytes(self.program.arena_bytes)
         self.team_memory = workers.team().address
         n_in, n_out = len(self.graph.inputs), len(self.graph.outputs)
-        self.table = np.zeros(
-            CTX_TABLE // 8 + n_in + n_out + len(self.tensors) + len(self.program.constants), np.int64
-        )
+        self.table = np.zeros(CTX_TABLE // 8 + n_in + n_out + len(self.tensors) + len(self.program.constants), np.int64)
         self.first_output = CTX_TABLE // 8 + n_in
         self.first_state = self.first_output + n_out
         self.table[1] = self.arena.ctypes.data

@@ -228,7 +228,6 @@ UNSEEN: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="smelt/graph/trace.py does not watch these uses of BatchSize")
 @each(UNSEEN)
 def test_no_use_of_the_size_escapes(case: Function) -> None:
     assert trace(case, batch(FULL, 5)).graph.exact

@@ -99,7 +99,7 @@ class _Function:
 
     def _var(self, name: str) -> str:
         if name == "n":
-            return self._once(0, ("n",), f"load i64, ptr %ctx, align 8")
+            return self._once(0, ("n",), "load i64, ptr %ctx, align 8")
         return f"%{name}"
 
     def _sorted_terms(self, index: Index) -> list[tuple[int, str, int]]:
@@ -114,9 +114,7 @@ class _Function:
             term = self._var(name)
             if coef != 1:
                 term = self._once(depth, ("mul", name, coef), f"mul nsw i64 {term}, {coef}")
-            total = (
-                term if not total else self._once(depth, ("add", total, term), f"add nsw i64 {total}, {term}")
-            )
+            total = term if not total else self._once(depth, ("add", total, term), f"add nsw i64 {total}, {term}")
         if index.const:
             depth = max(d for d, _, _ in self._sorted_terms(index))
             total = self._once(depth, ("add", total, index.const), f"add nsw i64 {total}, {index.const}")
@@ -268,9 +266,7 @@ class _Function:
         elif s.op == "splat":
             one = self._temp()
             self._line(f"{one} = insertelement {type_} poison, {self._typed(s.args[0])}, i64 0")
-            self._set(
-                out, f"shufflevector {type_} {one}, {type_} poison, <{out.lanes} x i32> zeroinitializer"
-            )
+            self._set(out, f"shufflevector {type_} {one}, {type_} poison, <{out.lanes} x i32> zeroinitializer")
         elif s.op in _ARITHMETIC:
             name = _ARITHMETIC[s.op][out.dtype not in _FLOATS]
             self._set(out, f"{name} {self._typed(s.args[0])}, {self._operand(s.args[1])}")
@@ -279,9 +275,7 @@ class _Function:
         elif s.op == "neg":
             a = s.args[0]
             text = (
-                f"fneg {self._typed(a)}"
-                if a.dtype in _FLOATS
-                else f"sub {type_} {self._zero(a)}, {self._operand(a)}"
+                f"fneg {self._typed(a)}" if a.dtype in _FLOATS else f"sub {type_} {self._zero(a)}, {self._operand(a)}"
             )
             self._set(out, text)
         elif s.op in _COMPARE:
@@ -314,9 +308,7 @@ class _Function:
             if out.lanes == 1:
                 self._set(out, f"extractelement {self._typed(a)}, i64 {part}")
             else:
-                self._set(
-                    out, f"shufflevector {self._typed(a)}, {atype} poison, <{out.lanes} x i32> <{lanes}>"
-                )
+                self._set(out, f"shufflevector {self._typed(a)}, {atype} poison, <{out.lanes} x i32> <{lanes}>")
         else:
             raise ValueError(f"unknown operation {s.op}")
 
@@ -335,9 +327,7 @@ class _Function:
             vector = "poison"
             for lane in range(out.lanes):
                 element, after = self._temp(), self._temp()
-                self._line(
-                    f"{element} = load {memory}, ptr {self.address(buffer, index + lane * step)}, align {align}"
-                )
+                self._line(f"{element} = load {memory}, ptr {self.address(buffer, index + lane * step)}, align {align}")
                 self._line(f"{after} = insertelement {type_} {vector}, {memory} {element}, i64 {lane}")
                 vector = after
             text = ""
@@ -366,9 +356,7 @@ class _Function:
         for lane in range(value.lanes):
             element = self._temp()
             self._line(f"{element} = extractelement {type_} {operand}, i64 {lane}")
-            self._line(
-                f"store {memory} {element}, ptr {self.address(buffer, index + lane * step)}, align {align}"
-            )
+            self._line(f"store {memory} {element}, ptr {self.address(buffer, index + lane * step)}, align {align}")
 
     def _index(self, s: Instr, out: Value) -> None:
         index, step = s.imm
@@ -378,9 +366,7 @@ class _Function:
             type64 = f"<{out.lanes} x i64>"
             ramp = ", ".join(f"i64 {i * step}" for i in range(out.lanes))
             self._line(f"{one} = insertelement {type64} poison, i64 {base}, i64 0")
-            self._line(
-                f"{all_} = shufflevector {type64} {one}, {type64} poison, <{out.lanes} x i32> zeroinitializer"
-            )
+            self._line(f"{all_} = shufflevector {type64} {one}, {type64} poison, <{out.lanes} x i32> zeroinitializer")
             self._line(f"{sum_} = add {type64} {all_}, <{ramp}>")
             base, type_ = sum_, type64
         else:
@@ -399,9 +385,7 @@ class _Function:
             kind = "fcmp une" if source in _FLOATS else "icmp ne"
             self._set(out, f"{kind} {self._typed(a)}, {self._zero(a)}")
         elif source in _FLOATS and target in _FLOATS:
-            self._set(
-                out, f"{'fpext' if bits[target] > bits[source] else 'fptrunc'} {self._typed(a)} to {to}"
-            )
+            self._set(out, f"{'fpext' if bits[target] > bits[source] else 'fptrunc'} {self._typed(a)} to {to}")
         elif source in _FLOATS:
             signed = "ui" if target in ("u8", "u32") else "si"
             atype, suffix = type_of(source, a.lanes), _suffix(a)
@@ -417,9 +401,7 @@ class _Function:
         elif bits[source] > bits[target]:
             self._set(out, f"trunc {self._typed(a)} to {to}")
         else:
-            self._set(
-                out, f"{'zext' if source in ('u8', 'u32', 'bool') else 'sext'} {self._typed(a)} to {to}"
-            )
+            self._set(out, f"{'zext' if source in ('u8', 'u32', 'bool') else 'sext'} {self._typed(a)} to {to}")
 
     def _libm(self, s: Instr, out: Value) -> None:
         name = s.imm[0]

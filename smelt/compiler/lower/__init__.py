@@ -1,0 +1,1 @@
+"""Lowerings: each kind of group becomes loops."""

@@ -1,54 +1,25 @@
 """Lower matrix products and convolutions: one register-blocked micro-kernel generator serves them all.
 
-In: a contract group. Out: one kernel. Every contraction is described as axes with element strides in both operands:
-*rows* (in operand a and the result), *lanes* (contiguous in operand b and the result; in depthwise convolution also
-in a), *ks* (summed) and *outer* (groups, batches of matrices). A tile keeps rows x vectors of results in registers
-while the ks run, broadcasting elements of a against vectors of b; what follows the contraction is computed on the
-tile before it is stored.
+In: a contract group. Out: one kernel. A tile keeps rows x vectors of results in registers while the ks run,
+broadcasting elements of a against vectors of b; what follows the contraction is computed on the tile before it is
+stored. :mod:`smelt.compiler.lower.parts` says what rows, lanes and ks are in each contraction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import Buffer, Builder, Index, Kernel, Range, Value, var
 from smelt.compiler.lower.evaluate import Evaluator, Point, accesses
+from smelt.compiler.lower.parts import DESCRIBE, Part
+from smelt.compiler.lower.tiles import Tile, choose_tile
 from smelt.compiler.passes.fuse import Group
-from smelt.compiler.passes.storage import Plan, Storage
+from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
-from smelt.ops.primitive import Rows, short_dtype
+from smelt.ops.primitive import short_dtype
 
 UNROLL = 192  # multiply-adds in one straight run of code
-
-
-@dataclass
-class Part:
-    """One nest of loops: axes by name, their extents and strides, and where results go.
-
-    ``out`` gives the logical coordinates of the result in terms of the axes' variables; ``lane_axis`` is the result's
-    axis along which lanes run.
-    """
-
-    a: Storage
-    b: Storage
-    outer: list[str]
-    rows: list[str]
-    ks: list[str]
-    lane: str
-    extent: dict[str, int]
-    a_stride: dict[str, int]
-    b_stride: dict[str, int]
-    out: tuple[Index, ...]
-    lane_axis: int
-    batch: dict[str, int] = field(default_factory=dict)  # axes that follow the batch, with rows per sample
-    a_first: int = 0
-    b_first: int = 0
-
-
-def _contains(index: Index, name: str) -> bool:
-    return any(v == name for v, _ in index.terms)
 
 
 def _substitute(index: Index, at: dict[str, Index]) -> Index:
@@ -58,219 +29,12 @@ def _substitute(index: Index, at: dict[str, Index]) -> Index:
     return out
 
 
-# --- descriptions ------------------------------------------------------------------------------------------------
+Steps = list[list[tuple[str, int]]]  # rows of a tile, each as steps along axes
+Widths = list[tuple[int, int]]  # (first lane, lanes) of a tile's vectors
 
 
-def _batch(rows: Rows | None, axis: int, name: str) -> dict[str, int]:
-    return {name: rows.per} if rows is not None and rows.axis == axis else {}
-
-
-def matmul_parts(plan: Plan, node: Node) -> list[Part]:
-    """Describe ``a @ b``; when lanes run along the rows, the operands change places."""
-    x, y = (plan.operand(node, i) for i in (0, 1))
-    sx, sy = plan.storage[x], plan.storage[y]
-    rank = len(node.shape)
-    m, k, n = x.shape[-2], x.shape[-1], y.shape[-1]
-    left = {"m": sx.strides[-2], "k": sx.strides[-1]}
-    right = {"k": sy.strides[-2], "n": sy.strides[-1]}
-    extent = {"m": m, "k": k, "n": n}
-    batch = {**_batch(x.spec.rows, len(x.shape) - 2, "m"), **_batch(x.spec.rows, len(x.shape) - 1, "k")}
-    batch |= {**_batch(y.spec.rows, len(y.shape) - 1, "n"), **_batch(y.spec.rows, len(y.shape) - 2, "k")}
-    outer = []
-    for i in range(rank - 2):
-        name = f"b{i}"
-        outer.append(name)
-        extent[name] = node.shape[i]
-        for operand, storage, strides in ((x, sx, left), (y, sy, right)):
-            axis = i - (rank - len(operand.shape))
-            strides[name] = storage.strides[axis] if axis >= 0 and operand.shape[axis] != 1 else 0
-            if axis >= 0:
-                batch |= _batch(operand.spec.rows, axis, name)
-    out = (*(var(o) for o in outer), var("m"), var("n"))
-    if node in plan.lane_rows:
-        return [Part(sy, sx, outer, ["n"], ["k"], "m", extent, right, left, out, rank - 2, batch)]
-    return [Part(sx, sy, outer, ["m"], ["k"], "n", extent, left, right, out, rank - 1, batch)]
-
-
-def conv2d_parts(plan: Plan, node: Node) -> list[Part]:
-    """Describe the convolution: rows are output pixels, lanes output channels."""
-    x, w = (plan.operand(node, i) for i in (0, 1))
-    sx, sw = plan.storage[x], plan.storage[w]
-    a = node.attrs
-    groups = a["groups"]
-    o, i, kh, kw = w.shape
-    n, _, oh, ow = node.shape
-    (th, tw), (dh, dw) = a["stride"], a["dilation"]
-    left = {"n": sx.strides[0], "y": sx.strides[2] * th, "x": sx.strides[3] * tw}
-    left |= {"kh": sx.strides[2] * dh, "kw": sx.strides[3] * dw}
-    right = {"kh": sw.strides[2], "kw": sw.strides[3]}
-    extent = {"n": n, "y": oh, "x": ow, "kh": kh, "kw": kw}
-    batch = _batch(x.spec.rows, 0, "n")
-    if groups == o and i == 1:
-        left["c"], right["c"], extent["c"] = sx.strides[1], sw.strides[0], o
-        out = (var("n"), var("c"), var("y"), var("x"))
-        return [Part(sx, sw, [], ["n", "y", "x"], ["kh", "kw"], "c", extent, left, right, out, 1, batch)]
-    per = o // groups
-    left |= {"ic": sx.strides[1], "g": sx.strides[1] * i}
-    right |= {"ic": sw.strides[1], "c": sw.strides[0], "g": sw.strides[0] * per}
-    extent |= {"ic": i, "c": per, "g": groups}
-    out = (var("n"), var("g") * per + var("c"), var("y"), var("x"))
-    ks = ["kh", "kw", "ic"]
-    return [Part(sx, sw, ["g"], ["n", "y", "x"], ks, "c", extent, left, right, out, 1, batch)]
-
-
-def conv2d_input_grad_parts(plan: Plan, node: Node) -> list[Part]:
-    """Describe the gradient of the images, one part per residue of the pixel's position modulo the stride."""
-    g, w = (plan.operand(node, i) for i in (0, 1))
-    sg, sw = plan.storage[g], plan.storage[w]
-    a = node.attrs
-    groups = a["groups"]
-    o, i, *_ = w.shape
-    depthwise = groups == o and i == 1
-    axes = [list(_residues(node, w, axis)) for axis in (0, 1)]
-    parts = []
-    for ry, count_y, taps_y in axes[0]:
-        for rx, count_x, taps_x in axes[1]:
-            (ky, step_y, reach_y, back_y), (kx, step_x, reach_x, back_x) = taps_y[1], taps_x[1]
-            left = {"n": sg.strides[0], "y": sg.strides[2], "x": sg.strides[3]}
-            left |= {"kh": -back_y * sg.strides[2], "kw": -back_x * sg.strides[3]}
-            right = {"kh": step_y * sw.strides[2], "kw": step_x * sw.strides[3]}
-            extent = {"n": node.shape[0], "y": count_y, "x": count_x, "kh": taps_y[0], "kw": taps_x[0]}
-            a_first = reach_y * sg.strides[2] + reach_x * sg.strides[3]
-            b_first = ky * sw.strides[2] + kx * sw.strides[3]
-            (sy, sx) = a["stride"]
-            y, x = var("y") * sy + ry, var("x") * sx + rx
-            batch = _batch(g.spec.rows, 0, "n")
-            if depthwise:
-                left["c"], right["c"], extent["c"] = sg.strides[1], sw.strides[0], o
-                out = (var("n"), var("c"), y, x)
-                outer, ks = [], ["kh", "kw"]
-            else:
-                per = o // groups
-                left |= {"oc": sg.strides[1], "g": sg.strides[1] * per}
-                right |= {"oc": sw.strides[0], "c": sw.strides[1], "g": sw.strides[0] * per}
-                extent |= {"oc": per, "c": i, "g": groups}
-                out = (var("n"), var("g") * i + var("c"), y, x)
-                outer, ks = ["g"], ["kh", "kw", "oc"]
-            parts.append(
-                Part(
-                    sg,
-                    sw,
-                    outer,
-                    ["n", "y", "x"],
-                    ks,
-                    "c",
-                    extent,
-                    left,
-                    right,
-                    out,
-                    1,
-                    batch,
-                    a_first,
-                    b_first,
-                )
-            )
-    return parts
-
-
-def _residues(
-    node: Node, w: Node, axis: int
-) -> Iterator[tuple[int, int, tuple[int, tuple[int, int, int, int]]]]:
-    """Yield (residue, pixels, (taps, (first tap, tap step, first gradient, gradients back per tap)))."""
-    a = node.attrs
-    size, s, d = a["size"][axis], a["stride"][axis], a["dilation"][axis]
-    before, origin = a["padding"][axis][0], a["origin"][axis]
-    for r in range(min(s, size)):
-        taps = [k for k in range(w.shape[2 + axis]) if (r + before - k * d) % s == 0]
-        count = -(-(size - r) // s)
-        if not taps:
-            yield r, count, (0, (0, 0, 0, 0))
-            continue
-        step = taps[1] - taps[0] if len(taps) > 1 else 1
-        reach = (r + before - taps[0] * d) // s + origin
-        yield r, count, (len(taps), (taps[0], step, reach, step * d // s))
-
-
-def conv2d_weight_grad_parts(plan: Plan, node: Node) -> list[Part]:
-    """Describe the gradient of the kernels: rows are taps and input channels, the ks are all pixels."""
-    x, g = (plan.operand(node, i) for i in (0, 1))
-    sx, sg = plan.storage[x], plan.storage[g]
-    a = node.attrs
-    groups = a["groups"]
-    o, i, kh, kw = node.shape
-    n, _, oh, ow = g.shape
-    (th, tw), (dh, dw) = a["stride"], a["dilation"]
-    left = {"kh": sx.strides[2] * dh, "kw": sx.strides[3] * dw}
-    left |= {"n": sx.strides[0], "y": sx.strides[2] * th, "x": sx.strides[3] * tw}
-    right = {"n": sg.strides[0], "y": sg.strides[2], "x": sg.strides[3]}
-    extent = {"n": n, "y": oh, "x": ow, "kh": kh, "kw": kw}
-    batch = _batch(x.spec.rows, 0, "n")
-    ks = ["n", "y", "x"]
-    if groups == o and i == 1:
-        left["c"], right["c"], extent["c"] = sx.strides[1], sg.strides[1], o
-        out = (var("c"), Index(), var("kh"), var("kw"))
-        return [Part(sx, sg, [], ["kh", "kw"], ks, "c", extent, left, right, out, 0, batch)]
-    per = o // groups
-    left |= {"ic": sx.strides[1], "g": sx.strides[1] * i}
-    right |= {"c": sg.strides[1], "g": sg.strides[1] * per}
-    extent |= {"ic": i, "c": per, "g": groups}
-    out = (var("g") * per + var("c"), var("ic"), var("kh"), var("kw"))
-    return [Part(sx, sg, ["g"], ["kh", "kw", "ic"], ks, "c", extent, left, right, out, 0, batch)]
-
-
-DESCRIBE: dict[str, Callable[[Plan, Node], list[Part]]] = {
-    "matmul": matmul_parts,
-    "conv2d": conv2d_parts,
-    "conv2d_input_grad": conv2d_input_grad_parts,
-    "conv2d_weight_grad": conv2d_weight_grad_parts,
-}
-
-
-# --- tiles -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Rows and vectors of results held in registers: ``high`` steps of the second row axis by ``wide`` of the last."""
-
-    high: int
-    wide: int
-    vectors: int
-
-
-def most_rows(vectors: int, registers: int) -> int:
-    """Return how many rows of ``vectors`` results fit in the registers beside a vector of b and one of a."""
-    return max(1, (registers - vectors - (0 if vectors == 1 else 1)) // vectors - (vectors == 1) * 3)
-
-
-def choose_tile(rows: int, above: int, vectors: int, registers: int, depthwise: bool) -> Tile:
-    """Return the tile with the least estimated time for ``rows`` (times ``above``) by ``vectors`` results.
-
-    One step of the ks costs the larger of: multiply-adds at two per cycle, loads at two per cycle, and the four
-    cycles an accumulator waits for its own result.
-    """
-    best, best_cost = Tile(1, 1, 1), float("inf")
-
-    def step(r: int, v: int) -> float:
-        loads = r * v + v if depthwise else r + v
-        return max(r * v / 2, loads / 2, 4.0)
-
-    def cover(total: int, unit: int) -> list[int]:
-        return [unit] * (total // unit) + ([total % unit] if total % unit else [])
-
-    for v in range(1, min(vectors, 6) + 1):
-        limit = most_rows(v, registers)
-        for wide in range(1, min(limit, rows) + 1):
-            for high in {1, min(above, limit // wide)} if wide == rows else {1}:
-                cost = sum(
-                    step(h * w, u)
-                    for u in cover(vectors, v)
-                    for w in cover(rows, wide)
-                    for h in cover(above, high)
-                )
-                if cost < best_cost - 1e-9:
-                    best, best_cost = Tile(high, wide, v), cost
-    return best
+def _steps(name: str, count: int) -> Steps:
+    return [[(name, i)] for i in range(count)]
 
 
 class ContractLowering:
@@ -308,7 +72,7 @@ class ContractLowering:
         point = Point(p.out, None, 1)
         for node, storage in self.stores:
             e.store(node, storage, point, e.full(node, point))
-        return accesses(builder._stack[0])
+        return accesses(builder.body)
 
     def _merge(self, p: Part) -> None:
         """Drop axes of size 1, and merge neighbours that both operands (and the results) walk as one."""
@@ -367,8 +131,8 @@ class ContractLowering:
 
         def rows_loop(at: dict[str, Index]) -> None:
             for lane, widths in self._lane_blocks(p, tile.vectors):
-                with lane as l:
-                    here = {**at, p.lane: l}
+                with lane as first:
+                    here = {**at, p.lane: first}
                     stop = var("hi") + (1 - wide)
                     with self.b.loop("row", var("lo"), stop, wide) as row:
                         self._rows_above(p, above, {**here, name: row}, name, wide, widths)
@@ -379,15 +143,11 @@ class ContractLowering:
         self._nest(p.outer, p, {}, rows_loop)
 
     def _rows_above(
-        self, p: Part, above: list[str], at: dict[str, Index], name: str, wide: int, widths: list
+        self, p: Part, above: list[str], at: dict[str, Index], name: str, wide: int, widths: Widths
     ) -> None:
-        self._nest(
-            above, p, at, lambda here: self._tile(p, here, [(name, r) for r in range(wide)], [], widths)
-        )
+        self._nest(above, p, at, lambda here: self._tile(p, here, _steps(name, wide), widths))
 
-    def _nest(
-        self, axes: list[str], p: Part, at: dict[str, Index], body: Callable[[dict[str, Index]], None]
-    ) -> None:
+    def _nest(self, axes: list[str], p: Part, at: dict[str, Index], body: Callable[[dict[str, Index]], None]) -> None:
         if not axes:
             body(at)
             return
@@ -410,47 +170,35 @@ class ContractLowering:
         """Emit lane blocks, then loops over tiles of rows whose numbers are constants."""
         tile = self._pick(p, rows)
         for lane, widths in self._lane_blocks(p, tile.vectors):
-            with lane as l:
-                self._tiles(p, rows, {**at, p.lane: l}, tile, widths)
+            with lane as first:
+                self._tiles(p, rows, {**at, p.lane: first}, tile, widths)
 
-    def _tiles(self, p: Part, rows: list[str], at: dict[str, Index], tile: Tile, widths: list) -> None:
-        if not rows or (len(rows) == 1 and rows[0] in p.batch):
-            self._nest(rows, p, at, lambda here: self._tile(p, here, [], [], widths))
+    def _tiles(self, p: Part, rows: list[str], at: dict[str, Index], tile: Tile, widths: Widths) -> None:
+        if not rows or rows[-1] in p.batch:  # a batch of a few rows: no tile along it
+            self._nest(rows, p, at, lambda here: self._tile(p, here, [[]], widths))
             return
-        last = rows[-1]
-        if last in p.batch:  # a batch of one row or a few: no tile along it
-            self._nest(rows, p, at, lambda here: self._tile(p, here, [], [], widths))
+        if len(rows) == 1 or tile.high == 1:
+            self._nest(rows[:-1], p, at, lambda here: self._along_last(p, tile, here, [[]], widths))
             return
-        second = rows[-2] if len(rows) > 1 and tile.high > 1 else None
-        others = rows[:-2] if second else rows[:-1]
+        second = rows[-2]
 
-        def body(here: dict[str, Index]) -> None:
-            if second is None:
-                self._along(
-                    p,
-                    last,
-                    tile.wide,
-                    here,
-                    lambda h, w: self._tile(p, h, [(last, i) for i in range(w)], [], widths),
-                )
-                return
+        def along_second(here: dict[str, Index]) -> None:
             self._along(
-                p,
-                second,
-                tile.high,
-                here,
-                lambda h2, t: self._along(
-                    p,
-                    last,
-                    tile.wide,
-                    h2,
-                    lambda h, w: self._tile(
-                        p, h, [(last, i) for i in range(w)], [(second, j) for j in range(t)], widths
-                    ),
-                ),
+                p, second, tile.high, here, lambda h, n: self._along_last(p, tile, h, _steps(second, n), widths)
             )
 
-        self._nest(others, p, at, body)
+        self._nest(rows[:-2], p, at, along_second)
+
+    def _along_last(self, p: Part, tile: Tile, at: dict[str, Index], above: Steps, widths: Widths) -> None:
+        """Emit tiles along the last row axis, each with the ``above`` steps of the axis before it."""
+        last = p.rows[-1]
+        self._along(
+            p,
+            last,
+            tile.wide,
+            at,
+            lambda h, n: self._tile(p, h, [u + w for u in above for w in _steps(last, n)], widths),
+        )
 
     def _along(
         self,
@@ -528,7 +276,7 @@ class ContractLowering:
             whole = size // block
             full = [(v * self.vl, self.vl) for v in range(tile.vectors)]
 
-            def run(at: dict[str, Index], widths: list, p: Part = p) -> None:
+            def run(at: dict[str, Index], widths: Widths, p: Part = p) -> None:
                 t = self._pick(p, p.rows)
                 self._nest(
                     p.outer,
@@ -555,20 +303,12 @@ class ContractLowering:
         def run(at: dict[str, Index], count: int) -> None:
             def lanes(here: dict[str, Index]) -> None:
                 for lane, widths in self._lane_blocks(p, tile.vectors):
-                    with lane as l:
-                        at_lane = {**here, p.lane: l}
+                    with lane as first:
+                        at_lane = {**here, p.lane: first}
                         if axis == "wide":
-                            self._tile(p, at_lane, [(name, i) for i in range(count)], [], widths)
+                            self._tile(p, at_lane, _steps(name, count), widths)
                         else:
-                            last = p.rows[-1]
-                            high = [(name, j) for j in range(count)]
-                            self._along(
-                                p,
-                                last,
-                                tile.wide,
-                                at_lane,
-                                lambda h, w: self._tile(p, h, [(last, i) for i in range(w)], high, widths),
-                            )
+                            self._along_last(p, tile, at_lane, _steps(name, count), widths)
 
             self._nest([*p.outer, *others], p, at, lanes)
 
@@ -582,20 +322,8 @@ class ContractLowering:
 
     # --- the micro-kernel --------------------------------------------------------------------------------------
 
-    def _tile(
-        self,
-        p: Part,
-        at: dict[str, Index],
-        wide: list[tuple[str, int]],
-        high: list[tuple[str, int]],
-        widths: list[tuple[int, int]],
-    ) -> None:
+    def _tile(self, p: Part, at: dict[str, Index], rows: Steps, widths: Widths) -> None:
         """Emit one tile: accumulate over the ks, then what follows, then the stores."""
-        rows = [
-            [*([h] if h else []), *([w] if w else [])]
-            for h in (high or [None])
-            for w in (wide or [None])  # type: ignore[list-item]
-        ]
         start_a = Index(p.a.offset + p.a_first)
         start_b = Index(p.b.offset + p.b_first)
         for name, i in at.items():
@@ -617,11 +345,7 @@ class ContractLowering:
             for r, shift in enumerate(shifts):
                 scalar = None if depthwise else self.b.load(p.a.buffer, ia + shift)
                 for v, (off, w) in enumerate(widths):
-                    left = (
-                        self.b.load(p.a.buffer, ia + (shift + off), w)
-                        if scalar is None
-                        else self.b.splat(scalar, w)
-                    )
+                    left = self.b.load(p.a.buffer, ia + (shift + off), w) if scalar is None else self.b.splat(scalar, w)
                     out.append(self.b.op("fma", left, vectors[v], acc[r * len(widths) + v]))
             return out
 
@@ -647,9 +371,7 @@ class ContractLowering:
         acc = looped(names, zeros, start_a, start_b)
         self._finish(p, at, rows, widths, acc)
 
-    def _finish(
-        self, p: Part, at: dict[str, Index], rows: list, widths: list[tuple[int, int]], acc: list[Value]
-    ) -> None:
+    def _finish(self, p: Part, at: dict[str, Index], rows: Steps, widths: Widths, acc: list[Value]) -> None:
         self.e.fresh()
         for r, row in enumerate(rows):
             here = dict(at)
@@ -689,9 +411,7 @@ class _Fixed:
         return None
 
 
-def lower_contract(
-    plan: Plan, group: Group, isa: Isa, name: str
-) -> tuple[list[Kernel], set[Node], list[Buffer]]:
+def lower_contract(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node], list[Buffer]]:
     """Return the kernels of a contract group, the nodes they load, and buffers they need."""
     lowering = ContractLowering(plan, group, isa, name)
     kernel, used = lowering.kernel()

@@ -121,9 +121,7 @@ class Evaluator:
         self.used.add(node)
         self._note(node, storage, point.coords)
         step = 0 if point.lane is None else storage.strides[point.lane]
-        return self.b.load(
-            storage.buffer, self.offset(storage, point.coords), point.lanes if step else 1, step
-        )
+        return self.b.load(storage.buffer, self.offset(storage, point.coords), point.lanes if step else 1, step)
 
     def store(self, node: Node, storage: Storage, point: Point, value: Value) -> None:
         """Store a node's value at a point."""
@@ -145,16 +143,12 @@ class Evaluator:
 
     def _cast(self, node: Node, point: Point) -> Value:
         x = self._operand(node, 0, point)
-        return (
-            self.b.op("cast", x, dtype=short_dtype(node.dtype)) if x.dtype != short_dtype(node.dtype) else x
-        )
+        return self.b.op("cast", x, dtype=short_dtype(node.dtype)) if x.dtype != short_dtype(node.dtype) else x
 
     def _iota(self, node: Node, point: Point) -> Value:
         axis = node.attrs["axis"]
         along = point.lane == axis
-        return self.b.index(
-            point.coords[axis], short_dtype(node.dtype), point.lanes if along else 1, 1 if along else 0
-        )
+        return self.b.index(point.coords[axis], short_dtype(node.dtype), point.lanes if along else 1, 1 if along else 0)
 
     def _count(self, node: Node, point: Point) -> Value:
         (x,) = node.inputs

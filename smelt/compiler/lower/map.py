@@ -26,9 +26,7 @@ class MapLowering:
         self.plan, self.group, self.isa = plan, group, isa
         self.stores = plan.stores[group]
         self.shape = group.shape
-        widest = max(
-            (short_dtype(n.dtype) for n in group.nodes), key=lambda d: {"f64": 8, "i64": 8}.get(d, 4)
-        )
+        widest = max((short_dtype(n.dtype) for n in group.nodes), key=lambda d: {"f64": 8, "i64": 8}.get(d, 4))
         self.lanes = isa.lanes(widest)
 
     def kernel(self, name: str) -> tuple[Kernel, set[Node]]:
@@ -84,11 +82,7 @@ class MapLowering:
             return self.b.finish(Range(1)), self.e.used
         sizes = [self._size(r) for r in runs]
         outer = max(range(len(runs) - 1), key=lambda i: min(sizes[i], 64), default=None)
-        if (
-            outer is not None
-            and (sizes[outer] >= 8 or sizes[outer] * 64 >= sizes[-1])
-            and not self._split(runs[outer])
-        ):
+        if outer is not None and (sizes[outer] >= 8 or sizes[outer] * 64 >= sizes[-1]) and not self._split(runs[outer]):
             run = runs[outer]
             with self.b.loop("i", var("lo"), var("hi")) as i:
                 self._nest([r for r in runs if r is not run], {run[-1]: i})
@@ -120,9 +114,7 @@ class MapLowering:
 
     def _residues(self) -> tuple[int, int]:
         """Return the stride of window gradients along the image's two axes (1 where there are none)."""
-        strides = {
-            n.attrs["stride"] for n in self.group.nodes if n.opname in ("max_pool2d_grad", "sum_pool2d_grad")
-        }
+        strides = {n.attrs["stride"] for n in self.group.nodes if n.opname in ("max_pool2d_grad", "sum_pool2d_grad")}
         if not strides:
             return (1, 1)
         (only,) = strides
@@ -164,9 +156,7 @@ class MapLowering:
 
     def _body(self, coords: dict[int, Index], lane: int | None, lanes: int) -> None:
         self.e.fresh()
-        point = Point(
-            tuple(coords.get(a, Index()) for a in range(len(self.shape))), lane if lanes > 1 else None, lanes
-        )
+        point = Point(tuple(coords.get(a, Index()) for a in range(len(self.shape))), lane if lanes > 1 else None, lanes)
         values = [(node, storage, self.e.full(node, point)) for node, storage in self.stores]
         for node, storage, value in values:
             self.e.store(node, storage, point, value)
@@ -182,7 +172,7 @@ class MapLowering:
         point = Point(tuple(coords), None, 1)
         for node, storage in self.stores:
             e.store(node, storage, point, e.full(node, point))
-        return accesses(builder._stack[0])
+        return accesses(builder.body)
 
 
 def lower_map(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node], list[Buffer]]:

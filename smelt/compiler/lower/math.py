@@ -84,9 +84,7 @@ def _log(m: Math, x: Value) -> Value:
     # Move the mantissa into [sqrt(1/2), sqrt(2)): 0x3f3504f3 is sqrt(1/2).
     shifted = m.sub(bits, 0x3F3504F3)
     e = _exponent(m, shifted)
-    mantissa = m.b.op(
-        "bitcast", m.add(m.b.op("and", shifted, m.c(0x007FFFFF, "i32")), 0x3F3504F3), dtype="f32"
-    )
+    mantissa = m.b.op("bitcast", m.add(m.b.op("and", shifted, m.c(0x007FFFFF, "i32")), 0x3F3504F3), dtype="f32")
     f = m.sub(mantissa, 1.0)
     z = m.mul(f, f)
     p = m.polynomial(

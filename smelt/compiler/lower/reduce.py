@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from smelt.compiler.isa import Isa
-from smelt.compiler.loops import Buffer, Builder, Index, Kernel, Range, Value, as_index, var
+from smelt.compiler.loops import Buffer, Builder, Index, Instr, Kernel, Range, Value, as_index, var
 from smelt.compiler.lower.evaluate import Evaluator, Point, pieces
 from smelt.compiler.passes.fuse import Group
-from smelt.compiler.passes.storage import Plan, order_of
+from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
 from smelt.ops.primitive import short_dtype
 
@@ -48,7 +48,7 @@ class ReduceLowering:
         point = Point(tuple(var(f"a{i}") for i in range(len(self.full))), None, 1)
         for x in self.inputs:
             e.at(x, point)
-        loads = [s.imm[1] for s in b._stack[0] if getattr(s, "op", "") == "load"]
+        loads = [s.imm[1] for s in b.body if isinstance(s, Instr) and s.op == "load"]
         weight = [0] * len(self.full)
         for index in loads:
             for a, d in enumerate(self.full):
@@ -56,7 +56,7 @@ class ReduceLowering:
         main = max(loads, key=lambda i: len(i.terms), default=Index())
         order = sorted(range(len(self.full)), key=lambda a: (-abs(main.coef(f"a{a}")), a))
         lane = max(range(len(self.full)), key=lambda a: weight[a], default=None)
-        if lane is None or weight[lane] == 0 or self.roots[0].opname == "argmax" and lane in self.axes:
+        if lane is None or weight[lane] == 0 or (self.roots[0].opname == "argmax" and lane in self.axes):
             lane = None
         if lane is not None and self.rows is not None and lane == self.rows.axis:
             lane = None  # a short batch must not be read beyond its end
@@ -86,9 +86,7 @@ class ReduceLowering:
         """Return the outermost reduced axis that has something to slice."""
         if self.rows is not None and self.rows.axis in self.axes:
             return self.rows.axis
-        return next(
-            (a for a in self.order if a in self.axes and a != self.lane and self.full[a] >= SLICES), None
-        )
+        return next((a for a in self.order if a in self.axes and a != self.lane and self.full[a] >= SLICES), None)
 
     def _extent(self, axis: int) -> Index:
         """Return how far a loop over an axis goes: over the rows present, where it follows the batch."""
@@ -113,13 +111,11 @@ class ReduceLowering:
         self.e.fresh()
         return [self.e.full(x, self._point(coords, lanes)) for x in self.inputs]
 
-    def _reduce(
-        self, coords: dict[int, Index], lanes: int, bounds: dict[int, tuple[Index, Index]]
-    ) -> list[Value]:
+    def _reduce(self, coords: dict[int, Index], lanes: int, bounds: dict[int, tuple[Index, Index]]) -> list[Value]:
         """Return each root's reduction at kept coordinates, of ``lanes`` results or one."""
         axes = [a for a in self.order if a in self.axes and (self.full[a] != 1 or a in bounds)]
         if self.lane in axes:
-            axes = [a for a in axes if a != self.lane] + [self.lane]  # type: ignore[list-item]
+            axes = [a for a in axes if a != self.lane] + [self.lane]
         if self.roots[0].opname == "argmax":
             return [self._argmax(axes, coords, lanes)]
         return self._level(axes, coords, lanes, bounds)
@@ -141,9 +137,7 @@ class ReduceLowering:
             return acc
         return self._innermost(axis, low, high, coords, lanes)
 
-    def _innermost(
-        self, axis: int, low: Index, high: Index, coords: dict[int, Index], lanes: int
-    ) -> list[Value]:
+    def _innermost(self, axis: int, low: Index, high: Index, coords: dict[int, Index], lanes: int) -> list[Value]:
         """Reduce a loop with several independent sums, then what is left over."""
         count = len(self.roots)
         if not low.terms and not high.terms and high.const - low.const < 2 * WAYS:
@@ -204,9 +198,7 @@ class ReduceLowering:
     def _argmax(self, axes: list[int], coords: dict[int, Index], lanes: int) -> Value:
         """Return the flat index of the first largest element, walking the axes in C order."""
         axes = sorted(axes)
-        best = self.b.const(
-            {"i32": -(2**31), "i64": -(2**63)}.get(self.dtype, float("-inf")), self.dtype, lanes
-        )
+        best = self.b.const({"i32": -(2**31), "i64": -(2**63)}.get(self.dtype, float("-inf")), self.dtype, lanes)
         at = self.b.const(0, "i64", lanes)
         stride = {}
         step = 1
@@ -321,13 +313,11 @@ class ReduceLowering:
     def _sliced(self, outer: int) -> list[Kernel]:
         """Return two kernels: partial results of every slice, then their sum and what follows."""
         results = self.work // self._size(self.axes)
-        partial = [
-            Buffer(f"{self.name}_{i}", self.dtype, SLICES * results, "arena") for i in range(len(self.roots))
-        ]
+        partial = [Buffer(f"{self.name}_{i}", self.dtype, SLICES * results, "arena") for i in range(len(self.roots))]
         self.buffers += partial
         strides, step = {}, 1
         ordered = [a for a in self.order if a in self.kept and a != self.lane] + (
-            [self.lane] if self.lane in self.kept else []  # type: ignore[list-item]
+            [self.lane] if self.lane in self.kept else []
         )
         for a in reversed(ordered):
             strides[a] = step
@@ -386,9 +376,7 @@ class ReduceLowering:
         nest(axes, {})
 
 
-def lower_reduce(
-    plan: Plan, group: Group, isa: Isa, name: str
-) -> tuple[list[Kernel], set[Node], list[Buffer]]:
+def lower_reduce(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node], list[Buffer]]:
     """Return the kernels of a reduce group, the nodes they load, and buffers they need."""
     lowering = ReduceLowering(plan, group, isa, name)
     kernels = lowering.kernels()

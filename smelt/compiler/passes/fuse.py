@@ -29,6 +29,7 @@ class Copy(Primitive):
         self.name, self._samples = "copy", ()
 
     def infer(self, *specs: Spec, **attrs: object) -> Spec:
+        """Return the operand's spec."""
         return specs[0]
 
 
@@ -39,11 +40,7 @@ def kind_of(node: Node) -> str:
     """Return leaf, number, view, point, window, reduce, contract, region or free (computed wherever it is used)."""
     name = node.opname
     if node.op is None:
-        return (
-            "number"
-            if node.kind == "constant" and node.value is not None and node.value.ndim == 0
-            else "leaf"
-        )
+        return "number" if node.kind == "constant" and node.value is not None and node.value.ndim == 0 else "leaf"
     if isinstance(node.op, Elementwise) or name in POINTS:
         return "point"
     for kind, names in (
@@ -151,9 +148,7 @@ def _may_wait(f: Fusion, node: Node) -> bool:
     A weight times its decay is the example: it belongs where the weight's gradient is computed.
     """
     return (
-        bool(node.inputs)
-        and node.spec.size > 1
-        and all(i not in f.group_of or i.spec.size == 1 for i in node.inputs)
+        bool(node.inputs) and node.spec.size > 1 and all(i not in f.group_of or i.spec.size == 1 for i in node.inputs)
     )
 
 
@@ -172,11 +167,9 @@ def _find_inline(f: Fusion, kept: set[Node]) -> None:
     """Mark what is cheaper to recompute than to store: scalars made of constants, and the inputs of reductions."""
     for n in f.nodes:
         kind = f.kinds[n]
-        if kind in ("number", "free"):
-            f.inline.add(n)
-        elif kind == "point" and n.spec.size == 1 and n.inputs and all(i in f.inline for i in n.inputs):
-            f.inline.add(n)
-        elif kind == "view" and n.inputs[0] in f.inline and n.inputs[0].spec.size == 1:
+        made_of_scalars = n.spec.size == 1 and n.inputs and all(i in f.inline for i in n.inputs)
+        of_a_scalar = kind == "view" and n.inputs[0] in f.inline and n.inputs[0].spec.size == 1
+        if kind in ("number", "free") or (kind == "point" and made_of_scalars) or of_a_scalar:
             f.inline.add(n)
     absorbed: dict[Node, tuple] = {}
     for n in reversed(f.nodes):
@@ -232,19 +225,16 @@ def _join(f: Fusion, group: Group, node: Node, needs: set[int], root: bool = Fal
 
 
 def _join_reduction(f: Fusion, node: Node) -> None:
+    """Add a reduction to one over the same axes that does not wait for it (nor it for that), or start a group."""
     full, axes = node.inputs[0].shape, node.attrs["axes"]
     needs = _direct(f, node)
     for group in reversed(f.groups):
-        same = (
-            group.kind == "reduce"
-            and group.full == full
-            and group.axes == axes
-            and group.rows == node.spec.rows
-        )
-        if same and group.number not in needs and _may_join(f, group, needs) and node.opname != "argmax":
-            if group.roots[0].opname != "argmax" and not any(f.depends(h, group.number) for h in needs):
-                _join(f, group, node, needs, root=True)
-                return
+        same = group.kind == "reduce" and (group.full, group.axes, group.rows) == (full, axes, node.spec.rows)
+        if not same or "argmax" in (node.opname, group.roots[0].opname):
+            continue
+        if group.number not in needs and _may_join(f, group, needs):
+            _join(f, group, node, needs, root=True)
+            return
     group = _start(f, node, "reduce")
     group.full, group.axes = full, axes
 

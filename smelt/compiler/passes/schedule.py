@@ -42,9 +42,7 @@ def schedule(tasks: list[Task]) -> list[list[Kernel]]:
                 stack.append((task, i + 1))
                 before = task.after[i][0]
                 if state.get(before) == 1 and before not in phase:
-                    raise AssertionError(
-                        f"kernels {task.kernel.name} and {before.kernel.name} wait for each other"
-                    )
+                    raise AssertionError(f"kernels {task.kernel.name} and {before.kernel.name} wait for each other")
                 if before not in state:
                     stack.append((before, 0))
                 continue

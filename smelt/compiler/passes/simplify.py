@@ -91,9 +91,7 @@ def _conv2d_weight_grad(r: Rewriter, node: Node, x: Node, g: Node) -> Node:
     return r.node(ops.conv2d_weight_grad, (x, g), {**a, "padding": NO_PADDING}, node.spec)
 
 
-def gather_padding(
-    size: int, kernel: int, stride: int, dilation: int, before: int, grads: int
-) -> tuple[int, int]:
+def gather_padding(size: int, kernel: int, stride: int, dilation: int, before: int, grads: int) -> tuple[int, int]:
     """Return how far (in front, behind) the windows that cover the input reach beyond the ``grads`` outputs."""
     low = high = 0
     for r in range(stride):
@@ -106,13 +104,9 @@ def gather_padding(
     return -low, high
 
 
-def _gathered(
-    r: Rewriter, g: Node, a: dict[str, Any], kernel: Any, dilation: Any, fill: float
-) -> tuple[Node, Any]:
+def _gathered(r: Rewriter, g: Node, a: dict[str, Any], kernel: Any, dilation: Any, fill: float) -> tuple[Node, Any]:
     pads = tuple(
-        gather_padding(
-            a["size"][i], kernel[i], a["stride"][i], dilation[i], a["padding"][i][0], g.shape[2 + i]
-        )
+        gather_padding(a["size"][i], kernel[i], a["stride"][i], dilation[i], a["padding"][i][0], g.shape[2 + i])
         for i in (0, 1)
     )
     return _pad(r, g, pads, fill), (pads[0][0], pads[1][0])

@@ -91,9 +91,7 @@ def view_storage(node: Node, base: Storage) -> Storage | None:
             return Storage(base.buffer, (0,) * extra + kept, base.offset)
         case "slice":
             offset = base.offset + sum(i * s for i, s in zip(a["start"], base.strides, strict=True))
-            return Storage(
-                base.buffer, tuple(t * s for t, s in zip(a["step"], base.strides, strict=True)), offset
-            )
+            return Storage(base.buffer, tuple(t * s for t, s in zip(a["step"], base.strides, strict=True)), offset)
     strides = reshape_strides(x.shape, base.strides, node.shape)
     return None if strides is None else Storage(base.buffer, strides, base.offset)
 
@@ -105,22 +103,14 @@ class Plan:
     fusion: Fusion
     storage: dict[Node, Storage] = field(default_factory=dict)
     stores: dict[Group, list[tuple[Node, Storage]]] = field(default_factory=dict)
-    fills: list[tuple[Node, Storage]] = field(
-        default_factory=list
-    )  # places whose surroundings must be filled
+    fills: list[tuple[Node, Storage]] = field(default_factory=list)  # places whose surroundings must be filled
     extra_groups: list[Group] = field(default_factory=list)
-    operands: dict[tuple[Node, int], Node] = field(
-        default_factory=dict
-    )  # copies that stand in for an operand
-    defs: dict[Node, list[Node]] = field(
-        default_factory=dict
-    )  # region nodes: the nodes whose groups write them
+    operands: dict[tuple[Node, int], Node] = field(default_factory=dict)  # copies that stand in for an operand
+    defs: dict[Node, list[Node]] = field(default_factory=dict)  # region nodes: the nodes whose groups write them
     overwrites: dict[Group, list[Node]] = field(default_factory=dict)  # states a group overwrites
     buffers: list[Buffer] = field(default_factory=list)
     orders: dict[Node, Order] = field(default_factory=dict)
-    lane_rows: set[Node] = field(
-        default_factory=set
-    )  # products whose lanes run along the rows, not the columns
+    lane_rows: set[Node] = field(default_factory=set)  # products whose lanes run along the rows, not the columns
     arrays: list[np.ndarray] = field(default_factory=list)  # of the constants, by slot order
 
     def groups(self) -> list[Group]:
@@ -146,11 +136,13 @@ class _Orders:
         self.order: dict[Node, Order] = {}
 
     def find(self, n: Node) -> Node:
+        """Return the representative of a node's set."""
         while self.parent.get(n, n) is not n:
             n = self.parent[n]
         return n
 
     def union(self, a: Node, b: Node) -> None:
+        """Let two nodes share an order, unless each has one already and they differ."""
         a, b = self.find(a), self.find(b)
         if a is b:
             return
@@ -162,9 +154,11 @@ class _Orders:
             self.order[a] = order
 
     def prefer(self, n: Node, order: Order) -> None:
+        """Ask for an order; the first wish wins."""
         self.order.setdefault(self.find(n), order)
 
     def of(self, n: Node) -> Order:
+        """Return the order of a node's set, C order by default."""
         return self.order.get(self.find(n)) or tuple(range(len(n.shape)))
 
 
@@ -234,9 +228,7 @@ def _leaves(p: Plan, orders: _Orders, state_strides: dict[Node, tuple[int, ...] 
     for node in p.fusion.nodes:
         if p.fusion.kinds[node] == "leaf" and node.kind == "constant":
             assert node.value is not None
-            buffer = Buffer(
-                f"constant{len(p.arrays)}", short_dtype(node.dtype), node.spec.size, "constant", slot
-            )
+            buffer = Buffer(f"constant{len(p.arrays)}", short_dtype(node.dtype), node.spec.size, "constant", slot)
             p.storage[node] = Storage(buffer, dense(node.shape, tuple(range(len(node.shape)))))
             p.arrays.append(np.ascontiguousarray(node.value))
             slot += 1
@@ -251,7 +243,8 @@ class _Assign:
         self.count = 0
 
     def run(self) -> None:
-        self._outputs = {}
+        """Place every node, then deliver outputs and updates that no group computes."""
+        self._outputs: dict[Node, list[Storage]] = {}
         for i, node in enumerate(self.g.outputs):
             slot = len(self.g.inputs) + i
             buffer = Buffer(f"out{i}", short_dtype(node.dtype), node.spec.size, "output", slot)
@@ -298,9 +291,7 @@ class _Assign:
         a = node.attrs
         if node.opname == "place":
             offset = whole.offset + sum(x * s for x, s in zip(a["start"], whole.strides, strict=True))
-            return Storage(
-                whole.buffer, tuple(t * s for t, s in zip(a["step"], whole.strides, strict=True)), offset
-            )
+            return Storage(whole.buffer, tuple(t * s for t, s in zip(a["step"], whole.strides, strict=True)), offset)
         before = sum(x.shape[a["axis"]] for x in node.inputs[:i])
         return Storage(whole.buffer, whole.strides, whole.offset + before * whole.strides[a["axis"]])
 
@@ -312,9 +303,7 @@ class _Assign:
         copy = Node("op", node.spec, COPY, (node,), line=node.line)
         self.f.kinds[copy] = "point"
         order = order_of(node.shape, storage.strides)
-        group = Group(
-            len(self.f.groups) + len(self.p.extra_groups), "map", node.shape, node.spec.rows, order=order
-        )
+        group = Group(len(self.f.groups) + len(self.p.extra_groups), "map", node.shape, node.spec.rows, order=order)
         group.nodes.append(copy)
         self.p.extra_groups.append(group)
         self.f.group_of[copy] = group

@@ -1,0 +1,129 @@
+"""What the processor reaches: a number of threads in; measured float32 operations or bytes per second out.
+
+The kernels are built, emitted and run like those of a training step. The peak of arithmetic is a set of chains of fused
+multiply-adds that never leave the registers; the bandwidth is that of a triad over arrays far larger than the caches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from smelt.compiler import jit
+from smelt.compiler.emit.llvm import CTX_TABLE, Module
+from smelt.compiler.isa import Isa, host
+from smelt.compiler.loops import Buffer, Builder, Kernel, Range, var
+from smelt.runtime import workers
+from smelt.runtime.arena import aligned_bytes
+
+UNITS = 64  # pieces of work that the threads share
+ROUNDS = 20_000
+LEAST_BYTES = 32 << 20  # of each of the three arrays of the triad
+
+
+def peak_flops(threads: int = 1, seconds: float = 0.15) -> float:
+    """Return float32 operations per second of fused multiply-adds in registers; each is two operations.
+
+    Parameters
+    ----------
+    threads : int, default 1
+        Threads that run at the same time.
+    seconds : float, default 0.15
+        How long to measure; the best repetition counts.
+
+    Examples
+    --------
+    >>> peak_flops(1, seconds=0.01) > 1e8
+    True
+    """
+    isa = host()
+    lanes, chains = isa.lanes("f32"), 12 if isa.registers <= 16 else 24
+    out = Buffer("out", "f32", UNITS * lanes, "output", 0)
+    kernel = _fma_kernel(isa, out, chains)
+    result = np.zeros(out.size, np.float32)
+    return 2 * UNITS * ROUNDS * chains * lanes / _best_time(kernel, [result], threads, seconds)
+
+
+def bandwidth(threads: int = 1, last_cache: int = 0, seconds: float = 0.3) -> float:
+    """Return bytes per second of ``a = b + 3 c``, counted as the STREAM benchmark counts: three arrays, each once.
+
+    Parameters
+    ----------
+    threads : int, default 1
+        Threads that run at the same time.
+    last_cache : int, default 0
+        Bytes of the largest cache; the arrays have four times as many together, and at least 96 MiB.
+    seconds : float, default 0.3
+        How long to measure; the best repetition counts.
+    """
+    isa = host()
+    size = max(LEAST_BYTES, min(4 * last_cache // 3, 256 << 20)) // 4
+    size -= size % (1024 * UNITS)
+    kernel = _triad_kernel(isa, size)
+    arrays = [aligned_bytes(4 * size).view(np.float32) for _ in range(3)]
+    for i, array in enumerate(arrays):
+        array[...] = i
+    return 12 * size / _best_time(kernel, arrays, threads, seconds)
+
+
+def matmul_flops(size: int = 768, seconds: float = 0.15) -> float:
+    """Return operations per second of NumPy's float32 matrix product, with the threads NumPy takes."""
+    a = np.full((size, size), 0.5, np.float32)
+    out = np.empty_like(a)
+    return 2 * size**3 / _best(lambda: np.matmul(a, a, out=out), seconds)
+
+
+def _fma_kernel(isa: Isa, out: Buffer, chains: int) -> Kernel:
+    lanes = isa.lanes("f32")
+    b = Builder("fma")
+    factor, term = b.const(0.999, "f32", lanes), b.const(0.001, "f32", lanes)
+    with b.loop("u", var("lo"), var("hi")) as u:
+        first = [b.index(u + i, "f32", lanes) for i in range(chains)]
+        with b.carry("i", 0, ROUNDS, first) as (_, values):
+            values[:] = [b.op("fma", v, factor, term) for v in values]
+        total = values[0]
+        for v in values[1:]:
+            total = b.op("add", total, v)
+        b.store(out, u * lanes, total)
+    return b.finish(Range(const=UNITS))
+
+
+def _triad_kernel(isa: Isa, size: int) -> Kernel:
+    lanes = isa.lanes("f32")
+    a, x, y = (Buffer(n, "f32", size, "input", i) for i, n in enumerate("axy"))
+    b = Builder("triad")
+    factor = b.const(3.0, "f32", lanes)
+    with b.loop("u", var("lo"), var("hi")) as u, b.loop("i", 0, size // UNITS, 4 * lanes) as i:
+        at = u * (size // UNITS) + i
+        for k in range(0, 4 * lanes, lanes):
+            b.store(a, at + k, b.op("fma", b.load(y, at + k, lanes), factor, b.load(x, at + k, lanes)))
+    return b.finish(Range(const=UNITS))
+
+
+def _best_time(kernel: Kernel, arrays: list[np.ndarray], threads: int, seconds: float) -> float:
+    """Compile a kernel and return the shortest time of one run on all threads."""
+    isa = host()
+    module = Module(isa)
+    module.add(kernel)
+    module.add_step([[kernel]])
+    library = jit.Library(jit.compile_object(module.text(), isa), ("step",))
+    team = workers.team()
+    table = np.zeros(CTX_TABLE // 8 + len(arrays), np.int64)
+    table[2] = team.address
+    for i, array in enumerate(arrays):
+        table[CTX_TABLE // 8 + i] = array.ctypes.data
+    return _best(lambda: team.run(library.address["step"], table.ctypes.data, threads), seconds)
+
+
+def _best(run: Callable[[], object], seconds: float) -> float:
+    run()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        run()
+        now = time.perf_counter()
+        best = min(best, now - start)
+        if now > end:
+            return best
