@@ -2,6 +2,7 @@
 
 from smelt._version import __version__
 from smelt.errors import FileError, RecipeError, ShapeError, TraceError
+from smelt.measure.summary import summary
 from smelt.random import seed
 from smelt.runtime.step import compile, explain
 from smelt.runtime.workers import get_threads, set_threads
@@ -42,6 +43,7 @@ __all__ = [
     "seed",
     "set_threads",
     "stack",
+    "summary",
     "tensor",
     "where",
     "zeros",

@@ -558,6 +558,14 @@ class Parameter(Tensor):
         super().__init__(array, requires_grad=True, name=name)
 
 
+def wrap(value: np.ndarray | Node) -> Tensor:
+    """Return a tensor of an array or node that is known to be good; a tenth of the cost of ``Tensor(value)``."""
+    out = Tensor.__new__(Tensor)
+    out._value, out._record, out._grad, out._tracer = value, None, None, current_tracer()
+    out._bound, out.requires_grad, out.name = False, False, ""
+    return out
+
+
 def _as_array(value: Any) -> np.ndarray:
     if isinstance(value, Tensor):
         value = value._concrete("Tensor()")
@@ -638,7 +646,7 @@ def apply(op: Primitive, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Tens
         value = tracer.apply(op, inputs, attrs, spec)
     else:
         value = op.evaluate(*(t._concrete(op.name) for t in inputs), **attrs)
-    out = Tensor(value)
+    out = wrap(value)
     if _mode.grad and op.differentiable and any(t.requires_grad for t in inputs):
         out.requires_grad = True
         out._record = _Record(op, inputs, attrs)

@@ -175,12 +175,12 @@ class Program:
         return Program(data[8 + size : end], head["arena"], strides, constants, cached=True)
 
 
-def module_text(lowered: Lowered, isa: Isa) -> str:
-    """Return the LLVM text of a lowered graph."""
+def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
+    """Return the LLVM text of a lowered graph; ``stamps`` makes the step write down when each kernel ended."""
     module = Module(isa)
     for kernel in lowered.kernels:
         module.add(kernel)
-    module.add_step(lowered.phases)
+    module.add_step(lowered.phases, stamps)
     return module.text()
 
 

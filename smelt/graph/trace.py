@@ -95,6 +95,8 @@ class Tracer:
         self.state: dict[int, tuple[Tensor, Node]] = {}  # by id of the bound tensor; holds it alive
         self.current: dict[int, Node] = {}  # latest value of every bound tensor
         self.grads: dict[int, tuple[Tensor, Tensor | None]] = {}  # tensors whose grad was set, and the grad before
+        self._read: dict[int, Tensor] = {}  # tensors whose grad is guarded; holds them alive
+        self._assigned: list[Tensor] = []  # holds alive what ``current`` knows by id
         self._outer: Tracer | None = None
 
     def __enter__(self) -> Tracer:
@@ -117,7 +119,8 @@ class Tracer:
 
     def note_grad_read(self, tensor: Tensor) -> None:
         """Guard that the gradient found before the step is found again (or again missing)."""
-        if id(tensor) not in self.grads:
+        if id(tensor) not in self.grads and id(tensor) not in self._read:
+            self._read[id(tensor)] = tensor
             before = tensor._grad
             known = "present" if before is not None else "absent"
             self.guard(f"the gradient of {tensor.name or 'a tensor'} is {known}", lambda: tensor._grad is before)
@@ -170,10 +173,20 @@ class Tracer:
     def assign(self, tensor: Tensor, node: Node) -> None:
         """Give bound state a new value, to be stored at the end of the step."""
         state = self.lift(tensor)
+        inside = isinstance(tensor._value, Node)
+        if inside and state.kind != "op":
+            raise TraceError(
+                f"assign: an argument or detached tensor cannot be overwritten inside a compiled function; return the "
+                f"new value  [{user_line()}]"
+            )
         if node.shape != state.shape or node.dtype != state.dtype:
             raise TraceError(f"assign: the new value is {node.spec}, the tensor {tensor.name or ''} is {state.spec}")
+        if inside:  # made inside the step: later uses mean the new value
+            tensor._value = node
+            return
         if node.spec.rows:
             self.tie("state of a fixed shape receives a value of the batch's shape")
+        self._assigned.append(tensor)
         self.current[id(tensor)] = node
 
     def apply(self, op: Primitive, inputs: tuple[Tensor, ...], attrs: dict[str, Any], spec: Spec) -> Node:

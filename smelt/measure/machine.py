@@ -1,4 +1,4 @@
-"""This computer: nothing in; its processor, caches, threads and libraries, and what it was measured to reach, out.
+"""The computer at hand: nothing in; its processor, caches, threads and libraries, and what it was measured to reach, out.
 
 What the system says is asked for here; what the processor reaches is measured by :mod:`smelt.measure.peaks`.
 """
@@ -107,9 +107,12 @@ def inspect_machine(measure: bool = True) -> Machine:
     if isa.name == "generic":
         machine.warnings.append("no AVX2 or NEON was found: training will be slow")
     if measure:
+        last = max((c["bytes"] for c in machine.caches), default=0)
         machine.peak_gflops_one_thread = round(peak_flops(1) / 1e9, 1)
         machine.peak_gflops_all_threads = round(peak_flops(machine.threads) / 1e9, 1)
-        machine.bandwidth_gb_per_s = round(bandwidth(machine.threads, max((c["bytes"] for c in machine.caches), default=0)) / 1e9, 1)
+        machine.bandwidth_gb_per_s = round(
+            bandwidth(machine.threads, max((c["bytes"] for c in machine.caches), default=0)) / 1e9, 1
+        )
         machine.numpy_matmul_gflops = round(matmul_flops() / 1e9, 1)
         if machine.numpy_matmul_gflops < _SLOW_BLAS * machine.peak_gflops_all_threads:
             machine.warnings.append(
@@ -156,7 +159,9 @@ def caches() -> list[dict[str, Any]]:
             size = _sysctl(f"hw.perflevel0.{name}") or _sysctl(f"hw.{name}")
             if size.isdigit() and int(size):
                 line = _sysctl("hw.cachelinesize")
-                out.append({"level": level, "kind": kind, "bytes": int(size), "line": int(line or 0), "shared_by": None})
+                out.append(
+                    {"level": level, "kind": kind, "bytes": int(size), "line": int(line or 0), "shared_by": None}
+                )
         return out
     for index in sorted(_CPU.glob("index[0-9]*")):
         with contextlib.suppress(OSError, ValueError):

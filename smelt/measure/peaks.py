@@ -20,7 +20,7 @@ from smelt.runtime.arena import aligned_bytes
 
 UNITS = 64  # pieces of work that the threads share
 ROUNDS = 20_000
-LEAST_BYTES = 32 << 20  # of each of the three arrays of the triad
+LEAST_BYTES, MOST_BYTES = 64 << 20, 256 << 20  # of each of the three arrays of the triad
 
 
 def peak_flops(threads: int = 1, seconds: float = 0.15) -> float:
@@ -54,12 +54,12 @@ def bandwidth(threads: int = 1, last_cache: int = 0, seconds: float = 0.3) -> fl
     threads : int, default 1
         Threads that run at the same time.
     last_cache : int, default 0
-        Bytes of the largest cache; the arrays have four times as many together, and at least 96 MiB.
+        Bytes of the largest cache; each array has twice as many, from 64 to 256 MiB.
     seconds : float, default 0.3
         How long to measure; the best repetition counts.
     """
     isa = host()
-    size = max(LEAST_BYTES, min(4 * last_cache // 3, 256 << 20)) // 4
+    size = min(max(LEAST_BYTES, 2 * last_cache), MOST_BYTES) // 4
     size -= size % (1024 * UNITS)
     kernel = _triad_kernel(isa, size)
     arrays = [aligned_bytes(4 * size).view(np.float32) for _ in range(3)]

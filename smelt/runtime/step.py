@@ -6,10 +6,11 @@ and then says which; a batch smaller than the first runs the same code with fewe
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from smelt.graph.trace import Guard, Tracer, current_tracer
 from smelt.ops.primitive import Rows, Spec, short_dtype
 from smelt.runtime import workers
 from smelt.runtime.arena import aligned_bytes, bind, element_strides
-from smelt.tensor import Parameter, Tensor, grad_enabled
+from smelt.tensor import Parameter, Tensor, grad_enabled, wrap
 
 MOST_VARIANTS = 16  # traces kept for one function; the least recently used goes first
 
@@ -52,25 +53,55 @@ def _take(value: Any, arrays: list[Any]) -> Any:
         arrays.append(value)
         return _LEAF
     if isinstance(value, (tuple, list)):
-        return type(value)(_take(v, arrays) for v in value)
+        return _sequence(value, [_take(v, arrays) for v in value])
     if isinstance(value, dict):
-        return {k: _take(v, arrays) for k, v in value.items()}
-    return value if isinstance(value, (str, int, float, bool, type(None))) else _Same(value)
+        return _Dict((k, _take(v, arrays)) for k, v in value.items())
+    return _Number(value) if isinstance(value, (int, float, np.generic)) else _Same(value)
+
+
+def _sequence(like: Any, values: list[Any]) -> Any:
+    """Return values in a tuple, list or named tuple."""
+    return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)
+
+
+class _Dict(dict):
+    """A dict whose order counts: arrays are taken out of it in that order."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Dict) and list(self.items()) == list(other.items())
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class _Same:
-    """Compares an argument that is not data by identity."""
+    """Compares an argument that is not data: text and None by value, the rest by identity."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.value is self.value
+        if not isinstance(other, _Same):
+            return False
+        return other.value is self.value or (isinstance(self.value, str) and other.value == self.value)
 
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        return type(self.value).__name__
+        return repr(self.value) if isinstance(self.value, (str, type(None))) else type(self.value).__name__
+
+
+class _Number(_Same):
+    """Compares a constant by type and digits: 1, 1.0 and True differ, and 0.0 and -0.0; NaN is itself."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Number) or type(other.value) is not type(self.value):
+            return False
+        return other.value is self.value or repr(other.value) == repr(self.value)
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return repr(self.value)
 
 
 def _give(structure: Any, arrays: Any) -> Any:
@@ -80,7 +111,7 @@ def _give(structure: Any, arrays: Any) -> Any:
     if isinstance(structure, _Same):
         return structure.value
     if isinstance(structure, (tuple, list)):
-        return type(structure)(_give(v, arrays) for v in structure)
+        return _sequence(structure, [_give(v, arrays) for v in structure])
     if isinstance(structure, dict):
         return {k: _give(v, arrays) for k, v in structure.items()}
     return structure
@@ -163,7 +194,6 @@ class _Variant:
         self.library = jit.Library(self.program.image, ("step",))
         self.step = self.library.address["step"]
         self.arena = aligned_bytes(self.program.arena_bytes)
-        self.team_memory = workers.team().address
         n_in, n_out = len(self.graph.inputs), len(self.graph.outputs)
         self.table = np.zeros(CTX_TABLE // 8 + n_in + n_out + len(self.tensors) + len(self.program.constants), np.int64)
         self.first_output = CTX_TABLE // 8 + n_in
@@ -181,6 +211,9 @@ class _Variant:
         self.bound = bind(self.tensors, self.program.state_strides)
         for i, array in enumerate(self.bound):
             self.table[self.first_state + i] = array.ctypes.data
+        written = [a for a, s in zip(self.bound, self.graph.states, strict=True) if s in self.graph.updates]
+        self.written = [(a.ctypes.data, a.ctypes.data + a.nbytes) for a in written]
+        self.written_range = (min((w[0] for w in self.written), default=0), max((w[1] for w in self.written), default=0))
 
     # --- calling -----------------------------------------------------------------------------------------------
 
@@ -218,22 +251,29 @@ class _Variant:
                 break
         table = self.table
         table[0] = rows
-        table[2] = self.team_memory
+        team = workers.team()
+        table[2] = team.address
+        low, high = self.written_range
+        copies = []
         for i, a in enumerate(arrays):
-            table[CTX_TABLE // 8 + i] = a.ctypes.data
+            address = a.ctypes.data
+            if low - a.nbytes < address < high and any(address < z and s < address + a.nbytes for s, z in self.written):
+                copies.append(a.copy())  # the step overwrites what it was given
+                address = copies[-1].ctypes.data
+            table[CTX_TABLE // 8 + i] = address
         results = []
         for i, (shape, dtype, follow) in enumerate(self.outputs):
             out = np.empty(shape, dtype)
             table[self.first_output + i] = out.ctypes.data
             results.append((out, follow))
-        workers.team().run(self.step, self.address, workers.get_threads())
+        team.run(self.step, self.address, workers.get_threads())
         for tensor, grad in self.grads:
             tensor._grad = grad
         values = []
         for out, follow in results:
             if follow is not None and rows != self.capacity:
                 out = out[(slice(None),) * follow.axis + (slice(0, rows * follow.per),)]
-            values.append(Tensor(out))
+            values.append(wrap(out))
         return _give(self.result, iter(values))
 
 
@@ -302,6 +342,16 @@ class Compiled:
         if not self._variants:
             raise TraceError(at_user_line(f"{self.name} has not been called yet: there is no graph"))
         return self._variants[0].graph
+
+    @contextlib.contextmanager
+    def replaced(self, address: int) -> Iterator[np.ndarray]:
+        """Run another native step of the same kernels for a while; yields the context's words."""
+        variant = self._variants[0]
+        before, variant.step = variant.step, address
+        try:
+            yield variant.table
+        finally:
+            variant.step = before
 
     def lowered(self) -> program.Lowered:
         """Return the kernels of the most recent trace, lowered for this processor."""

@@ -252,6 +252,7 @@ def team() -> Team:
     return _team
 
 
+@functools.cache
 def default_threads() -> int:
     """Return the processors this process may use: its affinity, limited by a container's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

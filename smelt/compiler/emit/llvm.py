@@ -3,20 +3,20 @@
 In: :class:`~smelt.compiler.loops.Kernel` objects and the schedule. Out: one module with a function per kernel and
 ``step(ctx, thread, threads)``, which runs each phase and waits at a barrier between two.
 
-``ctx`` points to: the rows of this batch (i64), the arena, the team's barrier, then the table of pointers to inputs,
-outputs, states and constants.
+``ctx`` points to: the rows of this batch (i64), the arena, the team's barrier, the profile's time stamps (or null), then
+the table of pointers to inputs, outputs, states and constants.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import Buffer, If, Index, Instr, Kernel, Let, Loop, Range, Stmt, Value
 
-CTX_ROWS, CTX_ARENA, CTX_TEAM, CTX_TABLE = 0, 8, 16, 24  # byte offsets of the context's fields
+CTX_ROWS, CTX_ARENA, CTX_TEAM, CTX_STAMPS, CTX_TABLE = 0, 8, 16, 24, 32  # byte offsets of the context's fields
 
 MEMORY = {"f32": "float", "f64": "double", "i32": "i32", "u32": "i32", "i64": "i64", "u8": "i8", "bool": "i8"}
 REGISTER = {**MEMORY, "bool": "i1"}
@@ -449,8 +449,11 @@ class Module:
         """Add a kernel's function."""
         self._parts.append(_Function(self, kernel).emit())
 
-    def add_step(self, phases: Sequence[Sequence[Kernel]]) -> None:
-        """Add ``step``: each thread does its share of every kernel; a barrier ends every phase but the last."""
+    def add_step(self, phases: Sequence[Sequence[Kernel]], stamps: bool = False) -> None:
+        """Add ``step``: each thread does its share of every kernel; a barrier ends every phase but the last.
+
+        With ``stamps``, each thread writes the cycle counter at the start, after every kernel and after every barrier.
+        """
         lines = ["define void @step(ptr %ctx, i64 %thread, i64 %threads) {", "entry:"]
         lines += ["  %next = add i64 %thread, 1", "  %rows = load i64, ptr %ctx, align 8"]
         lines += [f"  %teamslot = getelementptr i8, ptr %ctx, i64 {CTX_TEAM}"]
@@ -459,9 +462,13 @@ class Module:
         lines += before
         shares: dict[Range, int] = {}
         calls = 0
+        count = 1 + sum(len(p) for p in phases) + max(len(phases) - 1, 0)
+        stamp = self._stamper(count) if stamps else lambda: []
+        lines += stamp()
         for i, phase in enumerate(phases):
             if i:
                 lines.append("  call void @barrier(ptr %team, i64 %threads)")
+                lines += stamp()
             for kernel in phase:
                 if kernel.range not in shares:
                     shares[kernel.range] = len(shares)
@@ -475,11 +482,37 @@ class Module:
                     f"  call void @{kernel.name}(ptr %ctx, i64 %lo{s}, i64 %hi{s})",
                     f"  br label %done{calls}",
                     f"done{calls}:",
+                    *stamp(),
                 ]
         lines += [*after, "  ret void", "}"]
         self._parts.append("\n".join(lines))
         self._parts.append(BARRIER.replace("PAUSE", self._pause()))
         self.declare("i32 @sched_yield()")
+
+    def _stamper(self, count: int) -> Callable[[], list[str]]:
+        """Return a function that gives the lines of the next of ``count`` time stamps."""
+        counter = "readcyclecounter" if self.isa.triple.startswith("x86_64") else "readsteadycounter"
+        self.declare(f"i64 @llvm.{counter}()")
+        done = 0
+
+        def lines() -> list[str]:
+            nonlocal done
+            first = [
+                f"  %stampslot = getelementptr i8, ptr %ctx, i64 {CTX_STAMPS}",
+                "  %stamps = load ptr, ptr %stampslot, align 8",
+                f"  %stamprow = mul i64 %thread, {count}",
+                "  %mystamps = getelementptr i64, ptr %stamps, i64 %stamprow",
+            ]
+            out = [
+                *(first if done == 0 else []),
+                f"  %now{done} = call i64 @llvm.{counter}()",
+                f"  %stamp{done} = getelementptr i64, ptr %mystamps, i64 {done}",
+                f"  store i64 %now{done}, ptr %stamp{done}, align 8",
+            ]
+            done += 1
+            return out
+
+        return lines
 
     def _pause(self) -> str:
         if self.isa.triple.startswith("x86_64"):
