@@ -235,6 +235,21 @@ class Builder:
         """Return a scalar repeated in every lane."""
         return value if value.lanes == lanes else self.op("splat", value, lanes=lanes)
 
+    def transpose(self, rows: Sequence[Value]) -> list[Value]:
+        """Return the transpose of a square of values: ``out[i]`` holds lane ``i`` of every row."""
+        values, size = list(rows), len(rows)
+        distance = 1
+        while distance < size:
+            low = tuple(i if not i & distance else size + i - distance for i in range(size))
+            high = tuple(i + distance if not i & distance else size + i for i in range(size))
+            for i in range(size):
+                if not i & distance:
+                    a, b = values[i], values[i + distance]
+                    values[i] = self.op("shuffle", a, b, imm=low)
+                    values[i + distance] = self.op("shuffle", a, b, imm=high)
+            distance *= 2
+        return values
+
     def load(self, buffer: Buffer, index: AnyIndex, lanes: int = 1, step: int = 1) -> Value:
         """Load ``lanes`` elements ``step`` apart; step 0 loads one and repeats it."""
         self.reads.add(buffer)
@@ -348,6 +363,8 @@ def _expression(s: Instr) -> str:
         return f"{buffer.name}[{index}{_step(s.out.lanes, step)}]"
     if s.op == "const":
         return repr(s.imm[0])
+    if s.op == "shuffle":
+        return f"shuffle {s.args[0]}, {s.args[1]} <{' '.join(map(str, s.imm))}>"
     if s.op == "index":
         index, step = s.imm
         return f"{index}" + (f" + lane*{step}" if step else "")

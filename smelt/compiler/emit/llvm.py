@@ -3,8 +3,8 @@
 In: :class:`~smelt.compiler.loops.Kernel` objects and the schedule. Out: one module with a function per kernel and
 ``step(ctx, thread, threads)``, which runs each phase and waits at a barrier between two.
 
-``ctx`` points to: the rows of this batch (i64), the arena, the team's barrier, the profile's time stamps (or null), then
-the table of pointers to inputs, outputs, states and constants.
+``ctx`` points to: the rows of this batch (i64), the arena, the team's barrier, the profile's time stamps (or null),
+then the table of pointers to inputs, outputs, states and constants.
 """
 
 from __future__ import annotations
@@ -301,6 +301,10 @@ class _Function:
             self._cast(s.args[0], out)
         elif s.op == "libm":
             self._libm(s, out)
+        elif s.op == "shuffle":
+            mask = ", ".join(f"i32 {i}" for i in s.imm)
+            both = ", ".join(self._typed(x) for x in s.args)
+            self._set(out, f"shufflevector {both}, <{out.lanes} x i32> <{mask}>")
         elif s.op == "half":
             a, part = s.args[0], s.imm[0]
             lanes = ", ".join(f"i32 {part * out.lanes + i}" for i in range(out.lanes))
@@ -463,7 +467,7 @@ class Module:
         shares: dict[Range, int] = {}
         calls = 0
         count = 1 + sum(len(p) for p in phases) + max(len(phases) - 1, 0)
-        stamp = self._stamper(count) if stamps else lambda: []
+        stamp = self._stamper(count) if stamps else list
         lines += stamp()
         for i, phase in enumerate(phases):
             if i:

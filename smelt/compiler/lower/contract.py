@@ -8,10 +8,12 @@ stored. :mod:`smelt.compiler.lower.parts` says what rows, lanes and ks are in ea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from smelt.compiler.isa import Isa
-from smelt.compiler.loops import Buffer, Builder, Index, Kernel, Range, Value, var
+from smelt.compiler.loops import ITEMSIZE, Buffer, Builder, Index, Kernel, Range, Value, var
 from smelt.compiler.lower.evaluate import Evaluator, Point, accesses
+from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
 from smelt.compiler.lower.parts import DESCRIBE, Part
 from smelt.compiler.lower.tiles import Tile, choose_tile
 from smelt.compiler.passes.fuse import Group
@@ -19,7 +21,8 @@ from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
 from smelt.ops.primitive import short_dtype
 
-UNROLL = 192  # multiply-adds in one straight run of code
+K_BLOCK = 512  # ks accumulated before the next rows, when operand b does not fit in a cache
+B_BYTES = 1 << 19  # from this size of operand b on
 
 
 def _substitute(index: Index, at: dict[str, Index]) -> Index:
@@ -27,10 +30,6 @@ def _substitute(index: Index, at: dict[str, Index]) -> Index:
     for name, coef in index.terms:
         out = out + at.get(name, Index()) * coef
     return out
-
-
-Steps = list[list[tuple[str, int]]]  # rows of a tile, each as steps along axes
-Widths = list[tuple[int, int]]  # (first lane, lanes) of a tile's vectors
 
 
 def _steps(name: str, count: int) -> Steps:
@@ -126,26 +125,85 @@ class ContractLowering:
         """Tile rows lo..hi, whose number is known only now: whole tiles, then the last tile again from the end."""
         vectors = -(-p.extent[p.lane] // self.vl)
         tile = choose_tile(max(p.extent[name] // 2, 1), 1, vectors, self.isa.registers, False)
-        wide = tile.wide
         above = [r for r in p.rows if r != name]
+        blocked = not above and p.ks == ["k"] and "k" not in p.batch and p.extent["k"] >= 2 * K_BLOCK
+        big = p.extent["k"] * p.extent[p.lane] * ITEMSIZE[self.dtype] > B_BYTES if blocked else False
+
+        def each(lane: dict[str, Index], body: Callable[[dict[str, Index], Steps], None]) -> None:
+            self._each_ragged(tile.wide, lambda row, count: body({**lane, name: row}, _steps(name, count)))
 
         def rows_loop(at: dict[str, Index]) -> None:
             for lane, widths in self._lane_blocks(p, tile.vectors):
                 with lane as first:
                     here = {**at, p.lane: first}
-                    stop = var("hi") + (1 - wide)
-                    with self.b.loop("row", var("lo"), stop, wide) as row:
-                        self._rows_above(p, above, {**here, name: row}, name, wide, widths)
-                    count = self.b.let("whole", "muldiv", var("hi") + var("lo") * -1, 1, wide)
-                    with self.b.loop("row", var("lo") + count * wide, var("hi")) as row:
-                        self._rows_above(p, above, {**here, name: row}, name, 1, widths)
+                    if big:
+                        self._blocked_ks(p, name, widths, lambda body, here=here: each(here, body))
+                        continue
+                    each(
+                        here,
+                        lambda spot, steps, widths=widths: self._nest(
+                            above, p, spot, lambda deep: self._tile(p, deep, steps, widths)
+                        ),
+                    )
 
         self._nest(p.outer, p, {}, rows_loop)
 
-    def _rows_above(
-        self, p: Part, above: list[str], at: dict[str, Index], name: str, wide: int, widths: Widths
+    def _each_ragged(self, wide: int, body: Callable[[Index, int], None]) -> None:
+        """Walk rows lo..hi in tiles of ``wide``, then in tiles of the powers of two below it."""
+        start = var("lo")
+        sizes = [wide, *(1 << i for i in range(wide.bit_length() - 1, -1, -1) if 1 << i < wide)]
+        for i, size in enumerate(sizes):
+            last = i == len(sizes) - 1
+            count = (
+                var("hi") + start * -1 if size == 1 else self.b.let("tiles", "muldiv", var("hi") + start * -1, 1, size)
+            )
+            stop = var("hi") if last else start + count * size
+            with self.b.loop("row", start, stop, size) as row:
+                body(row, size)
+            start = stop
+
+    def _blocked_ks(
+        self, p: Part, name: str, widths: Widths, each: Callable[[Callable[[dict[str, Index], Steps], None]], None]
     ) -> None:
-        self._nest(above, p, at, lambda here: self._tile(p, here, _steps(name, wide), widths))
+        """Accumulate a block of the ks for all rows before the next: b is then read from memory once, not per tile.
+
+        Between blocks, sums wait in the arena. They are float32 there as in registers: no bit changes.
+        """
+        lanes = p.extent[p.lane]
+        sums = Buffer(f"{self.b.name}_sums", self.dtype, p.extent[name] * lanes, "arena")
+        self.b.unaligned.add(sums)
+
+        def spots(at: dict[str, Index], steps: Steps) -> Iterator[tuple[Index, int]]:
+            for ((_, i),) in steps:
+                for off, w in widths:
+                    yield (at[name] + i) * lanes + at[p.lane] + off, w
+
+        def save(at: dict[str, Index], steps: Steps, values: list[Value]) -> None:
+            for (spot, _), value in zip(spots(at, steps), values, strict=True):
+                self.b.store(sums, spot, value)
+
+        def clear(at: dict[str, Index], steps: Steps) -> None:
+            save(at, steps, [self.b.const(0.0, self.dtype, w) for _, w in spots(at, steps)])
+
+        def load(at: dict[str, Index], steps: Steps) -> list[Value]:
+            return [self.b.load(sums, spot, w) for spot, w in spots(at, steps)]
+
+        def block(start: Index, count: int) -> Callable[[dict[str, Index], Steps], None]:
+            part = replace(p, extent={**p.extent, "k": count})
+
+            def body(at: dict[str, Index], steps: Steps) -> None:
+                here = {**at, "k": start}
+                save(at, steps, accumulate(self.b, part, here, steps, widths, load(at, steps)))
+
+            return body
+
+        each(clear)
+        whole = p.extent["k"] - p.extent["k"] % K_BLOCK
+        with self.b.loop("block", 0, whole, K_BLOCK) as k:
+            each(block(k, K_BLOCK))
+        if whole < p.extent["k"]:
+            each(block(Index(whole), p.extent["k"] - whole))
+        each(lambda at, steps: self._finish(p, at, steps, widths, load(at, steps)))
 
     def _nest(self, axes: list[str], p: Part, at: dict[str, Index], body: Callable[[dict[str, Index]], None]) -> None:
         if not axes:
@@ -320,56 +378,11 @@ class ContractLowering:
             with self.b.when(whole, var("hi")):
                 run({name: Index(whole * unit)}, size % unit)
 
-    # --- the micro-kernel --------------------------------------------------------------------------------------
+    # --- tiles -------------------------------------------------------------------------------------------------
 
     def _tile(self, p: Part, at: dict[str, Index], rows: Steps, widths: Widths) -> None:
         """Emit one tile: accumulate over the ks, then what follows, then the stores."""
-        start_a = Index(p.a.offset + p.a_first)
-        start_b = Index(p.b.offset + p.b_first)
-        for name, i in at.items():
-            start_a = start_a + i * p.a_stride.get(name, 0)
-            start_b = start_b + i * p.b_stride.get(name, 0)
-        shifts = [sum(i * p.a_stride.get(name, 0) for name, i in row) for row in rows]
-        depthwise = p.a_stride.get(p.lane, 0) != 0
-        zeros = [self.b.const(0.0, self.dtype, w) for _ in rows for _, w in widths]
-        names = list(p.ks)
-        straight: list[str] = []
-        size = len(zeros)
-        while names and names[-1] not in p.batch and size * p.extent[names[-1]] <= UNROLL:
-            straight.insert(0, names.pop())
-            size *= p.extent[straight[0]]
-
-        def madd(acc: list[Value], ia: Index, ib: Index) -> list[Value]:
-            vectors = [self.b.load(p.b.buffer, ib + off, w) for off, w in widths]
-            out = []
-            for r, shift in enumerate(shifts):
-                scalar = None if depthwise else self.b.load(p.a.buffer, ia + shift)
-                for v, (off, w) in enumerate(widths):
-                    left = self.b.load(p.a.buffer, ia + (shift + off), w) if scalar is None else self.b.splat(scalar, w)
-                    out.append(self.b.op("fma", left, vectors[v], acc[r * len(widths) + v]))
-            return out
-
-        def unrolled(rest: list[str], acc: list[Value], ia: Index, ib: Index) -> list[Value]:
-            if not rest:
-                return madd(acc, ia, ib)
-            (name, *more) = rest
-            for i in range(p.extent[name]):
-                acc = unrolled(more, acc, ia + i * p.a_stride.get(name, 0), ib + i * p.b_stride.get(name, 0))
-            return acc
-
-        def looped(rest: list[str], acc: list[Value], ia: Index, ib: Index) -> list[Value]:
-            if not rest:
-                return unrolled(straight, acc, ia, ib)
-            (name, *more) = rest
-            stop = var("n") * p.batch[name] if name in p.batch else Index(p.extent[name])
-            with self.b.carry(name, 0, stop, acc) as (k, values):
-                values[:] = looped(
-                    more, list(values), ia + k * p.a_stride.get(name, 0), ib + k * p.b_stride.get(name, 0)
-                )
-            return values
-
-        acc = looped(names, zeros, start_a, start_b)
-        self._finish(p, at, rows, widths, acc)
+        self._finish(p, at, rows, widths, accumulate(self.b, p, at, rows, widths))
 
     def _finish(self, p: Part, at: dict[str, Index], rows: Steps, widths: Widths, acc: list[Value]) -> None:
         self.e.fresh()

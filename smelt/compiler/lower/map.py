@@ -6,6 +6,7 @@ node gathers over windows with a stride, the image's axes are walked one residue
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from smelt.compiler.isa import Isa
@@ -36,15 +37,17 @@ class MapLowering:
         residues = self._residues()
         rows = self.group.rows
         parallel: int | None = None
-        if rows is not None and (rows.axis != order[-1] or len(order) == 1 or self._reads_input()):
+        along = rows is not None and (rows.axis == order[-1] or self._copies_along(rows.axis)) and len(order) > 1
+        if rows is not None and (not along or self._reads_input()):
             parallel = rows.axis
             order.remove(parallel)
         fixed = {a + 2 for a in (0, 1) if residues[a] > 1} | ({parallel} if parallel is not None else set())
         runs = merge_axes(order, self.shape, self._probe(), fixed)
-        self.runs, self.residues = runs, residues
+        self.runs, self.residues, self._parallel = runs, residues, parallel
         if 0 in self.shape:
             self.e = Evaluator(self.plan, self.group, self.b)
             return self.b.finish(Range(0)), set()
+        self.across = self._transposed_axis(runs)
         if parallel is not None:
             assert rows is not None
             with self._loop_rows(parallel) as row:
@@ -52,6 +55,14 @@ class MapLowering:
                 self._nest(runs, coords)
             return self.b.finish(Range(per=rows.per)), self.e.used
         return self._without_rows(runs)
+
+    def _copies_along(self, axis: int) -> bool:
+        """Return whether this is a copy of what lies contiguously along ``axis``: it is better not cut there."""
+        (node, *more) = self.group.nodes
+        if node.opname != "copy" or more:
+            return False
+        source = self.plan.storage.get(self.plan.operand(node, 0))
+        return source is not None and source.strides[axis] == 1 and self.shape[axis] >= self.lanes
 
     def _reads_input(self) -> bool:
         """Return whether a caller's own array is read: it must not be read beyond its true rows."""
@@ -81,12 +92,19 @@ class MapLowering:
             self._nest([], {})
             return self.b.finish(Range(1)), self.e.used
         sizes = [self._size(r) for r in runs]
-        outer = max(range(len(runs) - 1), key=lambda i: min(sizes[i], 64), default=None)
+        outer = max(
+            (i for i in range(len(runs) - 1) if runs[i] is not self.across),
+            key=lambda i: min(sizes[i], 64),
+            default=None,
+        )
         if outer is not None and (sizes[outer] >= 8 or sizes[outer] * 64 >= sizes[-1]) and not self._split(runs[outer]):
             run = runs[outer]
             with self.b.loop("i", var("lo"), var("hi")) as i:
                 self._nest([r for r in runs if r is not run], {run[-1]: i})
             return self.b.finish(Range(sizes[outer])), self.e.used
+        if self.across is not None and len(runs) == 2:
+            self._squares(runs[-1], {}, shared=True)
+            return self.b.finish(Range(self._size(self.across), grain=self.lanes)), self.e.used
         if len(runs) == 1 and not self._split(runs[0]) and sizes[0] > 4 * GRAIN:
             return self._flat(runs[0], sizes[0])
         self._nest(runs, {})
@@ -143,10 +161,20 @@ class MapLowering:
                 with self.b.loop(f"q{axis}", 0, -(-(size - r) // stride)) as q:
                     self._nest(rest, {**coords, axis: q * stride + r})
             return
+        if run is self.across and len(rest) > 1:
+            self._nest([*rest[:-1], run, rest[-1]], coords)
+            return
+        if run is self.across:
+            self._squares(rest[0], coords)
+            return
         if rest:
             with self.b.loop(f"i{axis}", 0, size) as i:
                 self._nest(rest, {**coords, axis: i})
             return
+        self._lanes(run, coords)
+
+    def _lanes(self, run: list[int], coords: dict[int, Index]) -> None:
+        axis, size = run[-1], self._size(run)
         lanes = 1 if self._strided_window(axis) else self.lanes
         if size >= lanes:
             with self.b.loop(f"i{axis}", 0, size - size % lanes, lanes) as i:
@@ -154,9 +182,57 @@ class MapLowering:
         for start, width in pieces(size, lanes):
             self._body({**coords, axis: Index(start)}, axis, width)
 
+    # --- copies between orders ---------------------------------------------------------------------------------
+
+    def _transposed_axis(self, runs: list[list[int]]) -> list[int] | None:
+        """Return the run of axes a copy reads contiguously, when it writes another one contiguously.
+
+        Squares of lanes x lanes are then transposed in registers: both sides move whole vectors.
+        """
+        (node,) = self.group.nodes[:1]
+        if node.opname != "copy" or len(self.group.nodes) > 1 or len(self.stores) > 1 or len(runs) < 2:
+            return None
+        source = self.plan.operand(node, 0)
+        if source not in self.plan.storage or self.lanes < 4:
+            return None
+        read, written = self.plan.storage[source].strides, self.stores[0][1].strides
+        last = runs[-1]
+        across = next((r for r in runs[:-1] if read[r[-1]] == 1 and r[-1] != self._parallel), None)
+        big = across is not None and self._size(across) >= self.lanes and self._size(last) >= self.lanes
+        return across if big and written[last[-1]] == 1 and read[last[-1]] != 1 else None
+
+    def _squares(self, run: list[int], coords: dict[int, Index], shared: bool = False) -> None:
+        """Copy the plane of two axes: whole squares transposed in registers, the margins in vectors or less.
+
+        When the plane is all there is, bands of squares are ``shared`` among the threads.
+        """
+        assert self.across is not None
+        (node, target), source = self.stores[0], self.plan.operand(self.group.nodes[0], 0)
+        w, a, n = run[-1], self.across[-1], self.lanes
+        wide, high = self._size(run), self._size(self.across)
+        whole_w, whole_a = wide - wide % n, high - high % n
+        first = var("lo") * n if shared else Index()
+        stop = self.b.let("stop", "min", var("hi") * n, whole_a) if shared else Index(whole_a)
+        with self.b.loop(f"i{a}", first, stop, n) as j, self.b.loop(f"i{w}", 0, whole_w, n) as i:
+            self.e.fresh()
+            points = [Point(self._coords({**coords, w: i + k, a: j}), a, n) for k in range(n)]
+            for k, value in enumerate(self.b.transpose([self.e.full(source, p) for p in points])):
+                self.e.store(node, target, Point(self._coords({**coords, w: i, a: j + k}), w, n), value)
+        if whole_w < wide:
+            with self.b.loop(f"i{a}", first, stop) as j:
+                for start, width in pieces(wide, n):
+                    self._body({**coords, a: j, w: Index(start)}, w, width)
+        if whole_a < high:
+            last = self.b.when(high - 1, var("hi") * n) if shared else contextlib.nullcontext()
+            with last, self.b.loop(f"i{a}", whole_a, high) as j:
+                self._lanes(run, {**coords, a: j})
+
+    def _coords(self, coords: dict[int, Index]) -> tuple[Index, ...]:
+        return tuple(coords.get(a, Index()) for a in range(len(self.shape)))
+
     def _body(self, coords: dict[int, Index], lane: int | None, lanes: int) -> None:
         self.e.fresh()
-        point = Point(tuple(coords.get(a, Index()) for a in range(len(self.shape))), lane if lanes > 1 else None, lanes)
+        point = Point(self._coords(coords), lane if lanes > 1 else None, lanes)
         values = [(node, storage, self.e.full(node, point)) for node, storage in self.stores]
         for node, storage, value in values:
             self.e.store(node, storage, point, value)

@@ -260,6 +260,9 @@ class _Assign:
             elif kind == "window":
                 for i, x in enumerate(node.inputs):
                     self._stored(x, node, i)
+                    order = self.orders.of(node)
+                    if not self._unit(self.p.operand(node, i), order[-1]):
+                        self._reorder(node, i, order)
             if kind == "view" and node not in self.f.inline:
                 self._view(node)
             elif kind == "region":

@@ -1,0 +1,1 @@
+"""The command ``smelt``: arguments and recipes in; lines, JSON and files out."""

@@ -1,0 +1,64 @@
+"""The micro-kernel: the sums of one tile of results, kept in registers while the ks run.
+
+In: a part's axes and strides, where the tile starts, its rows and vectors. Out: one accumulated value per row and
+vector. Each step of the ks loads the tile's vectors of b and, for every row, one element of a (or in depthwise
+convolution one vector), and multiplies and adds. Short inner ks are unrolled.
+"""
+
+from __future__ import annotations
+
+from smelt.compiler.loops import Builder, Index, Value, var
+from smelt.compiler.lower.parts import Part
+
+UNROLL = 192  # multiply-adds in one straight run of code
+Steps = list[list[tuple[str, int]]]  # rows of a tile, each as steps along axes
+Widths = list[tuple[int, int]]  # (first lane, lanes) of a tile's vectors
+
+
+def accumulate(
+    b: Builder, p: Part, at: dict[str, Index], rows: Steps, widths: Widths, first: list[Value] | None = None
+) -> list[Value]:
+    """Return the sums of a tile that starts ``at`` the given indices, row by row, starting from ``first`` or 0."""
+    start_a, start_b = Index(p.a.offset + p.a_first), Index(p.b.offset + p.b_first)
+    for name, i in at.items():
+        start_a = start_a + i * p.a_stride.get(name, 0)
+        start_b = start_b + i * p.b_stride.get(name, 0)
+    shifts = [sum(i * p.a_stride.get(name, 0) for name, i in row) for row in rows]
+    depthwise = p.a_stride.get(p.lane, 0) != 0
+    if first is None:
+        first = [b.const(0.0, p.a.buffer.dtype, w) for _ in rows for _, w in widths]
+    loops = list(p.ks)
+    straight: list[str] = []
+    size = len(first)
+    while loops and loops[-1] not in p.batch and size * p.extent[loops[-1]] <= UNROLL:
+        straight.insert(0, loops.pop())
+        size *= p.extent[straight[0]]
+
+    def step(acc: list[Value], ia: Index, ib: Index) -> list[Value]:
+        vectors = [b.load(p.b.buffer, ib + off, w) for off, w in widths]
+        out = []
+        for r, shift in enumerate(shifts):
+            scalar = None if depthwise else b.load(p.a.buffer, ia + shift)
+            for v, (off, w) in enumerate(widths):
+                left = b.load(p.a.buffer, ia + (shift + off), w) if scalar is None else b.splat(scalar, w)
+                out.append(b.op("fma", left, vectors[v], acc[r * len(widths) + v]))
+        return out
+
+    def unrolled(rest: list[str], acc: list[Value], ia: Index, ib: Index) -> list[Value]:
+        if not rest:
+            return step(acc, ia, ib)
+        (name, *more) = rest
+        for i in range(p.extent[name]):
+            acc = unrolled(more, acc, ia + i * p.a_stride.get(name, 0), ib + i * p.b_stride.get(name, 0))
+        return acc
+
+    def looped(rest: list[str], acc: list[Value], ia: Index, ib: Index) -> list[Value]:
+        if not rest:
+            return unrolled(straight, acc, ia, ib)
+        (name, *more) = rest
+        stop = var("n") * p.batch[name] if name in p.batch else Index(p.extent[name])
+        with b.carry(name, 0, stop, acc) as (k, values):
+            values[:] = looped(more, list(values), ia + k * p.a_stride.get(name, 0), ib + k * p.b_stride.get(name, 0))
+        return values
+
+    return looped(loops, first, start_a, start_b)

@@ -1,0 +1,224 @@
+"""Simulate which elements every thread touches in every phase, and report what could go wrong.
+
+In: a lowered graph. Out: lines of text, none if all is well. Nothing here trusts what the scheduler or the memory plan
+say of kernels (``reads``, ``writes``, ``aligned``): the elements come from the loops and addresses themselves.
+
+Reported: an element that one thread writes and another touches in the same phase; an access outside of its buffer, or
+of the rows the caller's array has; a read of arena bytes that no kernel wrote for this buffer before; elements of
+outputs and updated state that stay unwritten.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from smelt.compiler.loops import ITEMSIZE, Buffer, If, Index, Instr, Kernel, Let, Loop, Range, Stmt
+from smelt.compiler.program import Lowered
+
+Mask = np.ndarray
+
+
+def share(range_: Range, rows: int, thread: int, threads: int) -> tuple[int, int]:
+    """Return the units [lo, hi) of a kernel's range that a thread does."""
+    size = rows * range_.per if range_.per else range_.const
+    units = -(-size // range_.grain)
+    return units * thread // threads, units * (thread + 1) // threads
+
+
+@dataclass
+class Touched:
+    """Elements of each buffer, as masks, that one run of a kernel reads and writes."""
+
+    reads: dict[Buffer, Mask] = field(default_factory=dict)
+    writes: dict[Buffer, Mask] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+class _Walk:
+    """Collects the addresses of one kernel for one thread's share."""
+
+    def __init__(self, kernel: Kernel, lo: int, hi: int, rows: int) -> None:
+        self.kernel = kernel
+        self.numbers = {"lo": lo, "hi": hi, "n": rows}
+        self.ranges: dict[str, range] = {}
+        self.found: dict[tuple, set[int]] = defaultdict(set)  # (buffer, write, loops, lanes, step): constants
+        self._walk(kernel.body)
+
+    def _number(self, index: Index) -> int:
+        return index.const + sum(self.numbers[name] * coef for name, coef in index.terms)
+
+    def _walk(self, body: Sequence[Stmt]) -> None:
+        for s in body:
+            if isinstance(s, Let):
+                a = [self._number(x) for x in s.args]
+                self.numbers[s.var] = min(a) if s.op == "min" else a[0] * a[1] // a[2]
+            elif isinstance(s, If):
+                if self._number(s.left) < self._number(s.right):
+                    self._walk(s.body)
+            elif isinstance(s, Loop):
+                values = range(self._number(s.start), self._number(s.stop), s.step)
+                if s.var in _deciding(s.body):
+                    for self.numbers[s.var] in values:
+                        self._walk(s.body)
+                elif values:  # a box: address sets are sums of ranges
+                    self.ranges[s.var] = values
+                    self._walk(s.body)
+            elif s.op in ("load", "store"):
+                self._access(s)
+
+    def _access(self, s: Instr) -> None:
+        buffer, index, step = s.imm
+        value = s.args[0] if s.op == "store" else s.out
+        assert value is not None
+        loops = tuple((self.ranges[name], coef) for name, coef in index.terms if name in self.ranges)
+        rest = Index(index.const, tuple(t for t in index.terms if t[0] not in self.ranges))
+        key = (buffer, s.op == "store", loops, value.lanes, 1 if value.lanes == 1 else step)
+        self.found[key].add(self._number(rest))
+
+    def touched(self) -> Touched:
+        out = Touched()
+        for (buffer, write, loops, lanes, step), constants in self.found.items():
+            at = _sums(np.array(sorted(constants)), np.arange(lanes) * step)
+            for values, coef in sorted(loops, key=lambda t: abs(t[1])):
+                at = _sums(at, np.array(values) * coef)
+            if at[0] < 0 or at[-1] >= buffer.size:
+                kind = "writes" if write else "reads"
+                out.problems.append(
+                    f"{self.kernel.name} {kind} {buffer.name}[{at[0]}..{at[-1]}] of {buffer.size}"
+                )
+                at = at[(at >= 0) & (at < buffer.size)]
+            masks = out.writes if write else out.reads
+            masks.setdefault(buffer, np.zeros(buffer.size, bool))[at] = True
+        return out
+
+
+def _sums(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the distinct sums of an element of each, sorted."""
+    low = a.min() + b.min()
+    seen = np.zeros(a.max() + b.max() - low + 1, bool)
+    few, many = sorted((a, b), key=len)
+    for x in few:
+        seen[many + (x - low)] = True
+    return np.flatnonzero(seen) + low
+
+
+def _deciding(body: Sequence[Stmt]) -> set[str]:
+    """Return the variables that bounds of loops and conditions in a body depend on."""
+    out: set[str] = set()
+    for s in body:
+        if isinstance(s, Let):
+            out |= {name for x in s.args for name, _ in x.terms}
+        elif isinstance(s, If):
+            out |= {name for x in (s.left, s.right) for name, _ in x.terms} | _deciding(s.body)
+        elif isinstance(s, Loop):
+            out |= {name for x in (s.start, s.stop) for name, _ in x.terms} | _deciding(s.body)
+    return out
+
+
+def _span(buffer: Buffer) -> slice:
+    return slice(buffer.offset, buffer.offset + buffer.nbytes)
+
+
+def _bytes(buffer: Buffer, mask: Mask) -> Mask:
+    return np.repeat(mask, ITEMSIZE[buffer.dtype])
+
+
+def find_hazards(lowered: Lowered, rows: int, threads: int, capacity: int = 0) -> list[str]:
+    """Return what could go wrong in a step of ``rows`` samples (of a graph traced with ``capacity``)."""
+    problems: list[str] = []
+    capacity = capacity or rows
+    absent = _absent(lowered, rows, capacity)
+    holds = np.full(lowered.arena_bytes, -1, np.int16)  # number of the buffer whose value each byte is
+    numbers: dict[Buffer, int] = {}
+    written: dict[Buffer, Mask] = {}
+    for i, phase in enumerate(lowered.phases):
+        touched = [_phase_of_thread(phase, rows, thread, threads, problems) for thread in range(threads)]
+        problems += [f"phase {i}: {text}" for text in _races(touched, lowered.arena_bytes)]
+        before, after = holds.copy(), holds
+        for kernels in touched:
+            mine = before.copy()
+            for name, t in kernels:
+                for buffer, mask in t.writes.items():
+                    written[buffer] = written.get(buffer, False) | mask
+                    if buffer.kind == "arena":
+                        number = numbers.setdefault(buffer, len(numbers))
+                        mine[_span(buffer)][_bytes(buffer, mask)] = number
+                        after[_span(buffer)][_bytes(buffer, mask)] = number
+                for buffer, mask in t.reads.items():
+                    unknown = mask & ~absent.get(buffer, np.False_)
+                    if buffer.kind == "arena":
+                        unknown = _bytes(buffer, unknown) & (mine[_span(buffer)] != numbers.get(buffer, -2))
+                        if unknown.any():
+                            count = np.count_nonzero(unknown)
+                            problems.append(f"phase {i}: {name} reads {count} bytes of {buffer.name} not written yet")
+                    elif buffer.kind == "input" and (mask & absent.get(buffer, np.False_)).any():
+                        problems.append(f"phase {i}: {name} reads {buffer.name} beyond its {rows} rows")
+    problems += _unwritten(lowered, written, rows, capacity)
+    return list(dict.fromkeys(problems))
+
+
+def _phase_of_thread(
+    phase: Sequence[Kernel], rows: int, thread: int, threads: int, problems: list[str]
+) -> list[tuple[str, Touched]]:
+    """Return what each kernel of a phase touches in one thread."""
+    out = []
+    for kernel in phase:
+        lo, hi = share(kernel.range, rows, thread, threads)
+        if lo < hi:
+            out.append((kernel.name, _Walk(kernel, lo, hi, rows).touched()))
+            problems += out[-1][1].problems
+    return out
+
+
+def _races(touched: list[list[tuple[str, Touched]]], arena_bytes: int) -> Iterator[str]:
+    """Say which kernels write in one thread what another thread touches."""
+    arena = np.zeros(arena_bytes, np.int8)  # 1 + the thread that writes the byte
+    others: dict[Buffer, Mask] = {}
+    for write in (True, False):
+        for thread, kernels in enumerate(touched, 1):
+            for name, t in kernels:
+                for buffer, mask in (t.writes if write else t.reads).items():
+                    if buffer.kind == "arena":
+                        place, hit = arena[_span(buffer)], _bytes(buffer, mask)
+                    else:
+                        place, hit = others.setdefault(buffer, np.zeros(buffer.size, np.int8)), mask
+                    if (hit & (place != 0) & (place != thread)).any():
+                        yield f"{name} {'writes' if write else 'reads'} of {buffer.name} what another thread writes"
+                    if write:
+                        place[hit] = thread
+
+
+def _absent(lowered: Lowered, rows: int, capacity: int) -> dict[Buffer, Mask]:
+    """Return the elements of each buffer that belong to samples a short batch does not have."""
+    out: dict[Buffer, Mask] = {}
+    for node, storage in lowered.plan.storage.items():
+        follows = node.spec.rows
+        if follows is None or rows == capacity or node.spec.size == 0:
+            continue
+        buffer, size = storage.buffer, node.shape[follows.axis]
+        at = np.array([storage.offset])
+        for axis, (d, stride) in enumerate(zip(node.shape, storage.strides, strict=True)):
+            first = size // capacity * rows if axis == follows.axis else 0
+            at = _sums(at, np.arange(first, d) * stride)
+        out.setdefault(buffer, np.zeros(buffer.size, bool))[at] = True
+    return out
+
+
+def _unwritten(lowered: Lowered, written: dict[Buffer, Mask], rows: int, capacity: int) -> Iterator[str]:
+    """Say which outputs and updated states of the caller keep elements that no kernel writes."""
+    outputs = {b.slot: mask for b, mask in written.items() if b.kind == "output"}
+    for i, node in enumerate(lowered.graph.outputs):
+        mask = outputs.get(len(lowered.graph.inputs) + i, np.zeros(node.spec.size, bool)).reshape(node.shape)
+        if node.spec.rows:
+            axis = node.spec.rows.axis
+            mask = np.take(mask, range(node.shape[axis] // capacity * rows), axis)
+        if not mask.all():
+            yield f"out{i} is not written everywhere"
+    for state in lowered.graph.updates:
+        buffer = lowered.plan.storage[state].buffer
+        if buffer.size and not (buffer in written and written[buffer].all()):
+            yield f"state {state.name} is not written everywhere"
