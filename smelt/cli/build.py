@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from smelt import nn, optim
 from smelt import data as datasets
+from smelt import nn, optim
 from smelt.cli.recipe import Recipe, check_name
 from smelt.data import ArrayDataset, DataError
 from smelt.errors import RecipeError, ShapeError
@@ -87,7 +87,7 @@ def without_user_line(text: str) -> str:
 
 def options_of(make: Callable[..., Any]) -> dict[str, Any]:
     """Return the options of a constructor with their defaults; without one, ``inspect.Parameter.empty``."""
-    target = make.__init__ if inspect.isclass(make) else make  # type: ignore[misc]
+    target = make.__init__ if inspect.isclass(make) else make
     if target is object.__init__:
         return {}
     return {
@@ -268,9 +268,8 @@ def check_fit(recipe: Recipe, model: nn.Module, parts: Data) -> Summary:
         shape = "×".join(map(str, train.sample_shape))
         raise recipe.error("model", "", f"does not take samples of {shape}: {without_user_line(str(error))}") from None
     if recipe.kind("loss") == "cross_entropy":
-        outputs = counted.rows[-1].output_shape if counted.rows else (1, *train.sample_shape)
         for part in (train, parts.validation, parts.test):
-            _check_labels(recipe, part, outputs)
+            _check_labels(recipe, part, counted.output_shape)
     return counted
 
 

@@ -51,8 +51,8 @@ class Summary:
     ----------
     rows : list of Row
         One for each call of a layer, in the order in which they returned.
-    input_shape : tuple of int
-        With the batch.
+    input_shape, output_shape : tuple of int
+        With the batch; of the first result, where the model gives several.
     parameters, parameter_bytes : int
         Everything that is trained, each parameter once.
     buffers, buffer_bytes : int
@@ -65,6 +65,7 @@ class Summary:
 
     model: str
     input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...] = ()
     rows: list[Row] = field(default_factory=list)
     parameters: int = 0
     parameter_bytes: int = 0
@@ -254,7 +255,7 @@ def _leaves(result: Any) -> Iterator[Tensor]:
 
 def _count(model: Module, shape: tuple[int, ...], tracer: _Observer, graph: Graph) -> Summary:
     live = {id(n) for n in graph.nodes()}
-    out = Summary(type(model).__name__, shape)
+    out = Summary(type(model).__name__, shape, graph.outputs[0].shape)
     seen: set[int] = set()
     times: dict[str, int] = {}
     for call in tracer.calls:

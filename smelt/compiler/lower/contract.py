@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import ITEMSIZE, Buffer, Builder, Index, Kernel, Range, Value, var
@@ -23,6 +24,7 @@ from smelt.ops.primitive import short_dtype
 
 K_BLOCK = 512  # ks accumulated before the next rows, when operand b does not fit in a cache
 B_BYTES = 1 << 19  # from this size of operand b on
+OnRows = Callable[[dict[str, Index], Steps], None]  # emits something for rows of a tile
 
 
 def _substitute(index: Index, at: dict[str, Index]) -> Index:
@@ -129,22 +131,20 @@ class ContractLowering:
         blocked = not above and p.ks == ["k"] and "k" not in p.batch and p.extent["k"] >= 2 * K_BLOCK
         big = p.extent["k"] * p.extent[p.lane] * ITEMSIZE[self.dtype] > B_BYTES if blocked else False
 
-        def each(lane: dict[str, Index], body: Callable[[dict[str, Index], Steps], None]) -> None:
+        def each(lane: dict[str, Index], body: OnRows) -> None:
             self._each_ragged(tile.wide, lambda row, count: body({**lane, name: row}, _steps(name, count)))
+
+        def whole_ks(widths: Widths, at: dict[str, Index], steps: Steps) -> None:
+            self._nest(above, p, at, lambda deep: self._tile(p, deep, steps, widths))
 
         def rows_loop(at: dict[str, Index]) -> None:
             for lane, widths in self._lane_blocks(p, tile.vectors):
                 with lane as first:
                     here = {**at, p.lane: first}
                     if big:
-                        self._blocked_ks(p, name, widths, lambda body, here=here: each(here, body))
-                        continue
-                    each(
-                        here,
-                        lambda spot, steps, widths=widths: self._nest(
-                            above, p, spot, lambda deep: self._tile(p, deep, steps, widths)
-                        ),
-                    )
+                        self._blocked_ks(p, name, widths, partial(each, here))
+                    else:
+                        each(here, partial(whole_ks, widths))
 
         self._nest(p.outer, p, {}, rows_loop)
 
@@ -154,17 +154,13 @@ class ContractLowering:
         sizes = [wide, *(1 << i for i in range(wide.bit_length() - 1, -1, -1) if 1 << i < wide)]
         for i, size in enumerate(sizes):
             last = i == len(sizes) - 1
-            count = (
-                var("hi") + start * -1 if size == 1 else self.b.let("tiles", "muldiv", var("hi") + start * -1, 1, size)
-            )
-            stop = var("hi") if last else start + count * size
+            left = var("hi") + start * -1
+            stop = var("hi") if last else start + self.b.let("tiles", "muldiv", left, 1, size) * size
             with self.b.loop("row", start, stop, size) as row:
                 body(row, size)
             start = stop
 
-    def _blocked_ks(
-        self, p: Part, name: str, widths: Widths, each: Callable[[Callable[[dict[str, Index], Steps], None]], None]
-    ) -> None:
+    def _blocked_ks(self, p: Part, name: str, widths: Widths, each: Callable[[OnRows], None]) -> None:
         """Accumulate a block of the ks for all rows before the next: b is then read from memory once, not per tile.
 
         Between blocks, sums wait in the arena. They are float32 there as in registers: no bit changes.
@@ -188,7 +184,7 @@ class ContractLowering:
         def load(at: dict[str, Index], steps: Steps) -> list[Value]:
             return [self.b.load(sums, spot, w) for spot, w in spots(at, steps)]
 
-        def block(start: Index, count: int) -> Callable[[dict[str, Index], Steps], None]:
+        def block(start: Index, count: int) -> OnRows:
             part = replace(p, extent={**p.extent, "k": count})
 
             def body(at: dict[str, Index], steps: Steps) -> None:

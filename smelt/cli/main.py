@@ -1,0 +1,171 @@
+"""The commands and their options.
+
+In: the arguments of the command line. Out: an exit status: 0; 2 after an error that is the user's to mend, told in one
+line on stderr; 130 when interrupted.
+
+What a command does is imported when it is called, so that ``smelt --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from smelt import __version__
+
+Command = Callable[..., Any]
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON value on stdout, and nothing else.")
+_folder = click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder (or NPZ file) to read the data from; also SMELT_DATA."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="smelt")
+def cli() -> None:
+    """Train small neural networks on ordinary CPUs, and measure them."""
+
+
+def _running(command: Command) -> Command:
+    options = (
+        click.option("--out", type=click.Path(path_type=Path), help="Folder for everything that is written."),
+        click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed, in place of the recipe's."),
+        click.option("--epochs", type=click.IntRange(1), help="Epochs, in place of the recipe's."),
+        click.option("--resume", is_flag=True, help="Continue from the checkpoint in the output folder."),
+        click.option("--force", is_flag=True, help="Replace the finished run of another recipe."),
+        _json,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@_folder
+@_running
+def run(recipe: Path, data: Path | None, **options: Any) -> None:
+    """Do what RECIPE, a TOML file, says: data, training, files and a report in one folder."""
+    from smelt.cli.recipe import read_recipe
+    from smelt.cli.run import run_recipe
+
+    run_recipe(read_recipe(recipe), data, **options)
+
+
+@cli.command()
+@click.option("--model", required=True, help="A network of the zoo.")
+@click.option("--data", required=True, help="digits, mnist, fashion_mnist, an NPZ file, or a folder of IDX files or images.")
+@click.option("--batch-size", type=click.IntRange(1), help="Samples per step.")
+@click.option("--optimizer", help="adam, adamw, sgd or rmsprop.")
+@click.option("--lr", type=float, help="Learning rate.")
+@click.option("--weight-decay", type=float, help="L2 penalty.")
+@click.option("--loss", help="cross_entropy, mse, ...")
+@click.option("--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Any other key of a recipe.")
+@_running
+def train(model: str, data: str, settings: tuple[str, ...], **options: Any) -> None:
+    """Train a network of the zoo: a recipe given as options."""
+    from smelt.cli.recipe import Recipe, check
+    from smelt.cli.run import run_recipe
+    from smelt.cli.source import data_table
+
+    tables: dict[str, dict[str, Any]] = {"model": {"name": model}, "data": data_table(data)}
+    given = (
+        ("train", "batch_size", options.pop("batch_size")),
+        ("optimizer", "name", options.pop("optimizer")),
+        ("optimizer", "lr", options.pop("lr")),
+        ("optimizer", "weight_decay", options.pop("weight_decay")),
+        ("loss", "name", options.pop("loss")),
+    )
+    for table, key, value in given:
+        if value is not None:
+            tables.setdefault(table, {})[key] = value
+    for setting in settings:
+        table, key, value = _setting(setting)
+        tables.setdefault(table, {})[key] = value
+    recipe = Recipe("command line", tables)
+    check(recipe)
+    tables.setdefault("output", {}).setdefault("folder", f"runs/{model}-{tables['data']['name']}")
+    run_recipe(recipe, None, **options)
+
+
+def _setting(text: str) -> tuple[str, str, Any]:
+    """Return table, key and value of ``table.key=value``; a value that is not TOML is text."""
+    path, equals, value = text.partition("=")
+    table, dot, key = path.strip().partition(".")
+    if not equals or not dot or not key:
+        raise click.UsageError(f"--set {text}: expected table.key=value, such as optimizer.lr=0.01")
+    try:
+        return table, key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return table, key, value.strip()
+
+
+@cli.command("eval")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", help="As for train; without it, what the recipe.toml beside the model says.")
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Samples per step.")
+@_json
+def evaluate(model: Path, data: str | None, batch_size: int, as_json: bool) -> None:
+    """Count how many test samples MODEL, a .smelt file, gets right."""
+    from smelt.cli.inspect import evaluate_file
+
+    evaluate_file(model, data, batch_size, as_json)
+
+
+@cli.command("summary")
+@click.argument("model")
+@click.option("--input", "shape", metavar="SIZES", help="Shape of one sample, such as 1,28,28.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Of a network of the zoo: width=0.5.")
+@_json
+def summarize(model: str, shape: str | None, batch: int, options: tuple[str, ...], as_json: bool) -> None:
+    """Print shapes, parameters, MACs and activation bytes of MODEL: a .smelt file or a network of the zoo."""
+    from smelt.cli.inspect import summarize_model
+
+    pairs = [_setting(f"model.{option}")[1:] for option in options]
+    summarize_model(model, shape, batch, dict(pairs), as_json)
+
+
+@cli.command()
+@_json
+def doctor(as_json: bool) -> None:
+    """Describe this computer as Smelt sees it, and measure what it reaches."""
+    from smelt.cli.doctor import examine
+
+    examine(as_json)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status.
+
+    Examples
+    --------
+    >>> main(["summary", "lenet5", "--input", "1,28"])
+    2
+    """
+    from smelt.cli.output import BROKEN_PIPE, FAILED, INTERRUPTED, complain, one_line, user_errors
+
+    try:
+        status = cli.main(arguments, prog_name="smelt", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        complain(" ".join(error.format_message().split()))
+        return FAILED
+    except (KeyboardInterrupt, click.Abort) as stop:
+        print(f"smelt: interrupted{stop.args[0] if stop.args else ''}", file=sys.stderr, flush=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing may fail again at exit
+        return BROKEN_PIPE
+    except user_errors() as error:
+        complain(one_line(error))
+        return FAILED

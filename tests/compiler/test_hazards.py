@@ -1,0 +1,124 @@
+"""Schedules and memory plans, checked element by element by a simulation that trusts neither."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from smelt import ShapeError
+from smelt.compiler import program
+from smelt.compiler.loops import Kernel
+from smelt.compiler.passes.memory import lives
+from smelt.compiler.program import Lowered
+from tests.graph.random_graphs import Program, programs
+
+from .hazards import find_hazards
+from .isas import ISAS, ZNVER4
+from .zoo import CASES, Training, trace, unbound
+
+CAPACITY = 5
+
+
+def lowered_step(name: str, isa: str = "znver4", optimizer: str = "adam") -> Lowered:
+    training = Training(CASES[name], optimizer_name=optimizer)
+    graph = trace(training.step, list(training.case.data(CAPACITY)))
+    return program.lower(graph, unbound(graph), ISAS[isa])
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("rows", "threads"), [(CAPACITY, 3), (2, 2), (1, 4)])
+def test_a_training_step_has_no_hazard(name: str, rows: int, threads: int) -> None:
+    assert find_hazards(lowered_step(name), rows, threads, CAPACITY) == []
+
+
+@pytest.mark.parametrize("isa", ["haswell", "cortex-a76"])
+@pytest.mark.parametrize("name", ["lenet5", "odd_convolutions", "convolutions_1d", "dropout"])
+def test_nor_has_it_for_other_processors(name: str, isa: str) -> None:
+    assert find_hazards(lowered_step(name, isa, "sgd"), CAPACITY, 3, CAPACITY) == []
+
+
+def test_nor_with_state_that_lies_in_c_order_already() -> None:
+    training = Training(CASES["odd_convolutions"])
+    graph = trace(training.step, list(training.case.data(CAPACITY)))
+    strides = {s: tuple(int(np.prod(s.shape[i + 1 :])) for i in range(len(s.shape))) for s in graph.states}
+    assert find_hazards(program.lower(graph, strides, ZNVER4), CAPACITY, 3, CAPACITY) == []
+
+
+@settings(max_examples=60)
+@given(programs())
+def test_a_random_graph_has_no_hazard(program_: Program) -> None:
+    graph = trace(program_, program_.arrays("float32"), rows=False)
+    assert find_hazards(program.lower(graph, {}, ZNVER4), 0, 3) == []
+
+
+@settings(max_examples=60)
+@given(programs())
+def test_a_random_graph_of_a_batch_has_no_hazard(program_: Program) -> None:
+    first, *rest = program_.arrays("float64")
+    first = np.resize(first, (6, *first.shape[1:]))
+    try:
+        graph = trace(lambda x: program_(x, *rest), [first])
+    except (ShapeError, TypeError):
+        return  # the program's constants fit its own sizes only
+    lowered = program.lower(graph, unbound(graph), ZNVER4)
+    assert find_hazards(lowered, 6, 4, 6) == []
+    if not graph.exact:
+        assert find_hazards(lowered, 5, 2, 6) == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_buffers_alive_in_one_phase_do_not_overlap(name: str) -> None:
+    lowered = lowered_step(name)
+    life = lives(lowered.phases)
+    for i in range(len(lowered.phases)):
+        alive = sorted((b.offset, b.offset + b.nbytes) for b, (first, last) in life.items() if first <= i <= last)
+        assert all(end <= start for (_, end), (start, _) in zip(alive, alive[1:], strict=False))
+        assert all(start % 64 == 0 and 0 <= start and end <= lowered.arena_bytes for start, end in alive)
+
+
+# --- the checker itself -----------------------------------------------------------------------------------
+
+
+def test_the_checker_sees_a_missing_barrier() -> None:
+    lowered = lowered_step("lenet5")
+    missed = []
+    for i in range(len(lowered.phases) - 1):
+        phases = [list(p) for p in lowered.phases]
+        phases[i : i + 2] = [phases[i] + phases[i + 1]]
+        merged = Lowered(lowered.graph, lowered.plan, phases, lowered.arena_bytes)
+        if not find_hazards(merged, CAPACITY, 3, CAPACITY):
+            missed.append(i)
+    assert missed == []
+
+
+def test_the_checker_sees_buffers_that_share_memory() -> None:
+    lowered = lowered_step("lenet5")
+    life = lives(lowered.phases)
+    long = max(life, key=lambda b: (life[b][1] - life[b][0], b.nbytes))
+    other = next(b for b in life if b is not long and life[long][0] < life[b][0] and life[b][1] < life[long][1])
+    other.offset = long.offset
+    assert find_hazards(lowered, CAPACITY, 1, CAPACITY)
+
+
+def test_the_checker_sees_a_kernel_that_does_not_run() -> None:
+    lowered = lowered_step("lenet5")
+    unseen: list[Kernel] = []
+    for i, phase in enumerate(lowered.phases):
+        for kernel in phase:
+            phases = [list(p) for p in lowered.phases]
+            phases[i].remove(kernel)
+            if not find_hazards(Lowered(lowered.graph, lowered.plan, phases, lowered.arena_bytes), CAPACITY, 1):
+                unseen.append(kernel)
+    assert [k.name for k in unseen] == []
+
+
+def test_the_checker_sees_rows_that_are_not_there() -> None:
+    lowered = lowered_step("lenet5")
+    for phase in lowered.phases:
+        for kernel in phase:
+            kernel.range = replace(kernel.range, const=kernel.range.per * CAPACITY or kernel.range.const, per=0)
+    problems = find_hazards(lowered, 2, 1, CAPACITY)
+    assert any("x0 beyond its 2 rows" in p for p in problems)
