@@ -7,6 +7,7 @@ stored. :mod:`smelt.compiler.lower.parts` says what rows, lanes and ks are in ea
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from smelt.compiler.loops import ITEMSIZE, Buffer, Builder, Index, Kernel, Range
 from smelt.compiler.lower.evaluate import Evaluator, Point, accesses
 from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
 from smelt.compiler.lower.parts import DESCRIBE, Part
+from smelt.compiler.lower.sums import Sums
 from smelt.compiler.lower.tiles import Tile, choose_tile
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.storage import Plan
@@ -24,6 +26,8 @@ from smelt.ops.primitive import short_dtype
 
 K_BLOCK = 512  # ks accumulated before the next rows, when operand b does not fit in a cache
 B_BYTES = 1 << 19  # from this size of operand b on
+A_B_BYTES = 1 << 20  # from this size of both operands on, a sample is finished for all tiles before the next
+OnTile = Callable[[dict[str, Index], Steps, Widths], None]  # emits something for a tile
 OnRows = Callable[[dict[str, Index], Steps], None]  # emits something for rows of a tile
 
 
@@ -165,41 +169,24 @@ class ContractLowering:
 
         Between blocks, sums wait in the arena. They are float32 there as in registers: no bit changes.
         """
-        lanes = p.extent[p.lane]
-        sums = Buffer(f"{self.b.name}_sums", self.dtype, p.extent[name] * lanes, "arena")
-        self.b.unaligned.add(sums)
-
-        def spots(at: dict[str, Index], steps: Steps) -> Iterator[tuple[Index, int]]:
-            for ((_, i),) in steps:
-                for off, w in widths:
-                    yield (at[name] + i) * lanes + at[p.lane] + off, w
-
-        def save(at: dict[str, Index], steps: Steps, values: list[Value]) -> None:
-            for (spot, _), value in zip(spots(at, steps), values, strict=True):
-                self.b.store(sums, spot, value)
-
-        def clear(at: dict[str, Index], steps: Steps) -> None:
-            save(at, steps, [self.b.const(0.0, self.dtype, w) for _, w in spots(at, steps)])
-
-        def load(at: dict[str, Index], steps: Steps) -> list[Value]:
-            return [self.b.load(sums, spot, w) for spot, w in spots(at, steps)]
+        sums = Sums(self.b, p, self.dtype)
 
         def block(start: Index, count: int) -> OnRows:
             part = replace(p, extent={**p.extent, "k": count})
 
-            def body(at: dict[str, Index], steps: Steps) -> None:
-                here = {**at, "k": start}
-                save(at, steps, accumulate(self.b, part, here, steps, widths, load(at, steps)))
+            def body(at: dict[str, Index], rows: Steps) -> None:
+                before = sums.load(at, rows, widths)
+                sums.save(at, rows, widths, accumulate(self.b, part, {**at, "k": start}, rows, widths, before))
 
             return body
 
-        each(clear)
+        each(lambda at, rows: sums.clear(at, rows, widths))
         whole = p.extent["k"] - p.extent["k"] % K_BLOCK
         with self.b.loop("block", 0, whole, K_BLOCK) as k:
             each(block(k, K_BLOCK))
         if whole < p.extent["k"]:
             each(block(Index(whole), p.extent["k"] - whole))
-        each(lambda at, steps: self._finish(p, at, steps, widths, load(at, steps)))
+        each(lambda at, rows: self._finish(p, at, rows, widths, sums.load(at, rows, widths)))
 
     def _nest(self, axes: list[str], p: Part, at: dict[str, Index], body: Callable[[dict[str, Index]], None]) -> None:
         if not axes:
@@ -211,7 +198,7 @@ class ContractLowering:
             self._nest(rest, p, {**at, name: i}, body)
 
     def _outer(self, p: Part, outer: list[str], rows: list[str], at: dict[str, Index]) -> None:
-        self._nest(outer, p, at, lambda here: self._static_rows(p, rows, here, None))
+        self._nest(outer, p, at, lambda here: self._static_rows(p, rows, here))
 
     def _pick(self, p: Part, rows: list[str]) -> Tile:
         vectors = -(-p.extent[p.lane] // self.vl)
@@ -220,7 +207,7 @@ class ContractLowering:
         above = p.extent[rows[-2]] if len(rows) > 1 and rows[-2] not in p.batch else 1
         return choose_tile(wide, above, vectors, self.isa.registers, depthwise)
 
-    def _static_rows(self, p: Part, rows: list[str], at: dict[str, Index], share: str | None) -> None:
+    def _static_rows(self, p: Part, rows: list[str], at: dict[str, Index]) -> None:
         """Emit lane blocks, then loops over tiles of rows whose numbers are constants."""
         tile = self._pick(p, rows)
         for lane, widths in self._lane_blocks(p, tile.vectors):
@@ -292,87 +279,102 @@ class ContractLowering:
     # --- sharing without a batch -------------------------------------------------------------------------------
 
     def _by_units(self) -> Range:
-        """Share the tiles along the axis that has most of them: rows, blocks of lanes, or an outer axis."""
-        p = self.parts[0]
-        rows = p.rows
-        tile = self._pick(p, rows)
-        blocks = -(-p.extent[p.lane] // (tile.vectors * self.vl))
-        counts: dict[str, int] = {o: p.extent[o] for o in p.outer if o not in p.batch}
-        counts["lanes"] = blocks
-        if len(self.parts) == 1 and rows and rows[-1] not in p.batch:
-            last = rows[-1]
-            if tile.high > 1:
-                counts["high"] = -(-p.extent[rows[-2]] // tile.high)
-            else:
-                counts["wide"] = -(-p.extent[last] // tile.wide)
-                for r in rows[:-1]:
-                    if r not in p.batch:
-                        counts[r] = p.extent[r]
-        axis = max(counts, key=lambda c: min(counts[c], 64))
-        if counts[axis] == 1:
-            for q in self.parts:
-                self._outer(q, q.outer, q.rows, {})
-            return Range(1)
-        if axis == "lanes":
-            self._share_lanes(tile)
-        elif axis in ("wide", "high"):
-            self._share_rows(p, tile, axis)
-        else:
-            with self.b.loop(axis, var("lo"), var("hi")) as i:
-                for q in self.parts:
-                    outer = [o for o in q.outer if o != axis]
-                    self._outer(q, outer, [r for r in q.rows if r != axis], {axis: i})
-        return Range(counts[axis])
-
-    def _share_lanes(self, tile: Tile) -> None:
+        """Share the tiles of the result among the threads, all of them counted as one axis of units."""
+        counts = []
         for p in self.parts:
-            size, block = p.extent[p.lane], tile.vectors * self.vl
-            whole = size // block
-            full = [(v * self.vl, self.vl) for v in range(tile.vectors)]
+            tile = self._pick(p, p.rows)
+            axes = self._unit_axes(p, tile)
+            total = 1
+            for _, count in axes:
+                total *= count
+            counts.append(total)
+            share = total / counts[0]
+            low = var("lo") if share == 1 else self.b.let("first", "muldiv", var("lo"), total, counts[0])
+            high = var("hi") if share == 1 else self.b.let("last", "muldiv", var("hi"), total, counts[0])
+            self._units(p, tile, axes, low, high)
+        return Range(counts[0])
 
-            def run(at: dict[str, Index], widths: Widths, p: Part = p) -> None:
-                t = self._pick(p, p.rows)
-                self._nest(
-                    p.outer,
-                    p,
-                    at,
-                    lambda here: self._tiles(p, p.rows, here, Tile(t.high, t.wide, tile.vectors), widths),
-                )
+    def _unit_axes(self, p: Part, tile: Tile) -> list[tuple[str, int]]:
+        """Return (axis, count) of what a unit is one of: blocks of lanes, outer axes, rows, tiles along the rows."""
+        axes = [(p.lane, -(-p.extent[p.lane] // (tile.vectors * self.vl)))]
+        axes += [(o, p.extent[o]) for o in p.outer if o not in p.batch]
+        tiled = {p.rows[-1]: tile.wide} if p.rows and p.rows[-1] not in p.batch else {}
+        if tile.high > 1:
+            tiled[p.rows[-2]] = tile.high
+        axes += [(r, -(-p.extent[r] // tiled.get(r, 1))) for r in p.rows if r not in p.batch]
+        return [(name, count) for name, count in axes if count > 1 or name in (p.lane, *tiled)]
 
-            if whole:
-                stop = self.b.let("stop", "min", var("hi"), whole)
-                with self.b.loop("block", var("lo"), stop) as i:
-                    run({p.lane: i * block}, full)
-            if size % block:
-                with self.b.when(whole, var("hi")):
-                    run({p.lane: Index(whole * block)}, self._remainder(size % block))
+    def _units(self, p: Part, tile: Tile, axes: list[tuple[str, int]], low: Index, high: Index) -> None:
+        """Loop over units; with many pixels or samples to sum, over all units for one sample before the next."""
+        ragged = [r for r in [*p.outer, *p.rows] if r in p.batch]
 
-    def _share_rows(self, p: Part, tile: Tile, axis: str) -> None:
-        name = p.rows[-2] if axis == "high" else p.rows[-1]
-        unit = tile.high if axis == "high" else tile.wide
-        size = p.extent[name]
-        whole = size // unit
-        others = p.rows[:-2] if axis == "high" else p.rows[:-1]
+        def each(body: OnTile) -> None:
+            with self.b.loop("unit", low, high) as unit:
+                at: dict[str, Index] = {}
+                for name, count in reversed(axes):
+                    above = self.b.let("above", "muldiv", unit, 1, count) if count > 1 else unit
+                    at[name] = unit + above * -count if count > 1 else Index()
+                    unit = above
+                self._nest(ragged, p, at, lambda here: self._one_unit(p, tile, here, body))
 
-        def run(at: dict[str, Index], count: int) -> None:
-            def lanes(here: dict[str, Index]) -> None:
-                for lane, widths in self._lane_blocks(p, tile.vectors):
-                    with lane as first:
-                        at_lane = {**here, p.lane: first}
-                        if axis == "wide":
-                            self._tile(p, at_lane, _steps(name, count), widths)
-                        else:
-                            self._along_last(p, tile, at_lane, _steps(name, count), widths)
+        if not self._one_sample_at_a_time(p, axes) or ragged:
+            each(lambda at, rows, widths: self._tile(p, at, rows, widths))
+            return
+        sums = Sums(self.b, p, self.dtype)
+        (sample, *rest) = p.ks
+        each(lambda at, rows, widths: sums.clear(at, rows, widths))
+        with self.b.loop(sample, 0, var("n") * p.batch[sample]) as i:
+            part = replace(p, ks=rest)
 
-            self._nest([*p.outer, *others], p, at, lanes)
+            def add(at: dict[str, Index], rows: Steps, widths: Widths) -> None:
+                before = sums.load(at, rows, widths)
+                sums.save(at, rows, widths, accumulate(self.b, part, {**at, sample: i}, rows, widths, before))
 
-        if whole:
-            stop = self.b.let("stop", "min", var("hi"), whole)
-            with self.b.loop("tile", var("lo"), stop) as i:
-                run({name: i * unit}, unit)
-        if size % unit:
-            with self.b.when(whole, var("hi")):
-                run({name: Index(whole * unit)}, size % unit)
+            each(add)
+        each(lambda at, rows, widths: self._finish(p, at, rows, widths, sums.load(at, rows, widths)))
+
+    def _one_sample_at_a_time(self, p: Part, axes: list[tuple[str, int]]) -> bool:
+        """Return whether several tiles would each read more of the operands than a cache holds."""
+        units, steps = 1, 1
+        for _, count in axes:
+            units *= count
+        for k in p.ks[1:]:
+            steps *= p.extent[k]
+        batched = bool(p.ks) and p.ks[0] in p.batch and len(p.ks) > 1
+        return batched and units > 2 and steps >= 32 and p.a.buffer.nbytes + p.b.buffer.nbytes > A_B_BYTES
+
+    def _one_unit(self, p: Part, tile: Tile, at: dict[str, Index], body: OnTile) -> None:
+        """Turn a unit's numbers into indices; the last tile along an axis may be smaller than the others."""
+        block = tile.vectors * self.vl
+        full = [(v * self.vl, self.vl) for v in range(tile.vectors)]
+
+        def along(name: str, unit: int, here: dict[str, Index], then: Callable[[dict[str, Index], int], None]) -> None:
+            size = p.extent[name]
+            whole, index = size // unit, here[name]
+            for count, left, right in ((unit, index, Index(whole)), (size % unit, Index(whole - 1), index)):
+                if count and (whole or count != unit):
+                    ragged = whole and size % unit
+                    with self.b.when(left, right) if ragged else contextlib.nullcontext():
+                        then({**here, name: index * unit if count == unit else Index(whole * unit)}, count)
+
+        def lanes(here: dict[str, Index]) -> None:
+            along(p.lane, block, here, lambda h, n: last(h, full if n == block else self._remainder(n)))
+
+        def last(here: dict[str, Index], widths: Widths) -> None:
+            if not p.rows or p.rows[-1] in p.batch:
+                body(here, [[]], widths)
+                return
+            name = p.rows[-1]
+            along(name, tile.wide, here, lambda h, n: above(h, _steps(name, n), widths))
+
+        def above(here: dict[str, Index], steps: Steps, widths: Widths) -> None:
+            if tile.high == 1:
+                body(here, steps, widths)
+                return
+            name = p.rows[-2]
+            along(name, tile.high, here, lambda h, n: body(h, [u + w for u in _steps(name, n) for w in steps], widths))
+
+        lanes(at)
 
     # --- tiles -------------------------------------------------------------------------------------------------
 

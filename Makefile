@@ -1,0 +1,55 @@
+# make demo: train on scikit-learn's digits. make test: every check. Both make .venv when it is missing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help demo test test-peers lint bench clean
+
+help:
+	@echo "make demo        make .venv, install Smelt, train on scikit-learn's digits"
+	@echo "make test        formatting, types, tests"
+	@echo "make test-peers  tests against PyTorch, which is installed for it"
+	@echo "make bench       training steps side by side with the peers that are installed"
+	@echo "make clean       remove .venv and everything made here"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "Smelt needs Python 3.11 or newer; " \
+	"$(PYTHON) is %d.%d. Try: make PYTHON=python3.12 ..." % v[:2])'
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+# The stamps remember that an installation is up to date with pyproject.toml.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[sklearn]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+$(VENV)/.peers: pyproject.toml | $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/smelt run recipes/digits.toml
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -m "not peers"
+
+test-peers: $(VENV)/.peers
+	$(BIN)/python -m pytest -m peers
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build smelt.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,124 @@
+"""``smelt summary`` and ``smelt eval``: a model file, or a network of the zoo, in; figures out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import smelt
+from smelt import optim
+from smelt.cli.build import blame, build_loss, build_model, check_fit, load_data
+from smelt.cli.output import Output
+from smelt.cli.recipe import Recipe, nearest, read_recipe
+from smelt.cli.source import data_table
+from smelt.errors import RecipeError
+from smelt.measure.summary import Summary, summary
+from smelt.models import INPUT_SHAPES, MODELS
+
+
+def summarize_model(
+    model: str, shape: str | None, batch: int, options: dict[str, Any], as_json: bool
+) -> None:
+    """Print the summary of a model file or of a network of the zoo."""
+    output = Output(as_json)
+    if model in MODELS:
+        recipe = Recipe("command line", {"model": {"name": model, **options}})
+        network, sizes = build_model(recipe), INPUT_SHAPES[model]
+    elif Path(model).exists():
+        network, sizes = smelt.load(model), known_shape(Path(model))
+    else:
+        raise RecipeError(f"{model!r}: no such file, and no network of the zoo; {nearest(model, MODELS)}")
+    if shape is not None:
+        sizes = parse_shape(shape)
+    if not sizes:
+        raise RecipeError(f"'{model}': it does not say what it reads, expected --input, such as --input 1,28,28")
+    show(summary(network, sizes, batch), output)
+
+
+def show(counted: Summary, output: Output) -> None:
+    """Print a summary as JSON, as a table on a terminal, or as plain text."""
+    output.result(counted.to_dict())
+    if output.fancy:
+        output.table(*counted.table(), left=3)
+        for line in counted.footer():
+            output.say(line)
+    else:
+        output.say(str(counted))
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Return ``1,28,28`` as sizes.
+
+    Raises
+    ------
+    RecipeError
+        When it is something else.
+
+    Examples
+    --------
+    >>> parse_shape("1,28,28")
+    (1, 28, 28)
+    """
+    parts = text.replace("x", ",").replace("×", ",").split(",")
+    if not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+        raise RecipeError(f"--input {text}: expected sizes of at least 1, such as 1,28,28")
+    return tuple(int(p) for p in parts)
+
+
+def known_shape(path: Path) -> tuple[int, ...]:
+    """Return the shape of a sample that the history beside a model file notes, or ()."""
+    try:
+        noted = json.loads((path.parent / "history.json").read_text(encoding="utf-8"))["model"]["input_shape"]
+        return tuple(int(n) for n in noted)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def evaluate_file(path: Path, data: str | None, batch_size: int, as_json: bool) -> None:
+    """Print loss and accuracy of a model file on test samples."""
+    output = Output(as_json)
+    model = smelt.load(path)
+    recipe, folder = _recipe_beside(path, data)
+    parts = load_data(recipe, folder)
+    recipe.tables["train"] = {**recipe.tables.get("train", {}), "batch_size": 1}
+    check_fit(recipe, model, parts)
+    with blame(recipe, "loss"):
+        trainer = smelt.Trainer(model, loss=build_loss(recipe), optimizer=optim.SGD(lr=0.0))
+        result = trainer.evaluate(parts.test, batch_size=min(batch_size, len(parts.test)))
+    output.result({"model": str(path), "data": parts.test.name, **result})
+    output.say(f"{path}: {describe(result)} on {parts.test.name}")
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Return the result of an evaluation in words.
+
+    Examples
+    --------
+    >>> describe({"loss": 0.0412, "accuracy": 0.9868, "correct": 9868, "count": 10000})
+    '9868/10000 right (98.68 %), loss 0.0412'
+    """
+    loss = f"loss {result['loss']:.4f}"
+    if result.get("correct") is None:
+        return loss
+    return f"{result['correct']}/{result['count']} right ({100 * result['accuracy']:.2f} %), {loss}"
+
+
+def _recipe_beside(path: Path, data: str | None) -> tuple[Recipe, Path | None]:
+    """Return what to evaluate on: --data, or the recipe in the model's folder with --data as its folder."""
+    beside = path.parent / "recipe.toml"
+    recipe = read_recipe(beside) if beside.is_file() else None
+    if data is None:
+        if recipe is None:
+            raise RecipeError(f"'{beside}': no recipe beside the model, expected --data")
+        return recipe, None
+    table = data_table(data)
+    if recipe is not None and recipe.kind("data") == table["name"]:
+        return recipe, Path(data) if Path(data).exists() else None
+    tables: dict[str, dict[str, Any]] = {"model": {"name": "lenet5"}, "data": table}
+    if recipe is not None and "loss" in recipe.tables:
+        tables["loss"] = recipe.tables["loss"]
+    return Recipe("command line", tables), None
+
+
+__all__ = ["describe", "evaluate_file", "known_shape", "parse_shape", "show", "summarize_model"]

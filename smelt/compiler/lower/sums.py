@@ -1,0 +1,50 @@
+"""Sums that wait in the arena while a contraction works through a block of its ks for all tiles.
+
+In: a part, and tiles of it. Out: their sums, cleared, loaded or saved. They are as wide in memory as in registers, so
+blocking the ks changes no bit; it only keeps the operands of a block in the caches until every tile has used them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from smelt.compiler.loops import Buffer, Builder, Index, Value
+from smelt.compiler.lower.microkernel import Steps, Widths
+from smelt.compiler.lower.parts import Part
+
+
+class Sums:
+    """The results of one part, one number each, in an arena buffer of their own."""
+
+    def __init__(self, builder: Builder, part: Part, dtype: str) -> None:
+        self.b, self.p, self.dtype = builder, part, dtype
+        self.stride: dict[str, int] = {}
+        size = 1
+        for name in reversed([*part.outer, *part.rows, part.lane]):
+            self.stride[name] = size
+            size *= part.extent[name]
+        self.buffer = Buffer(f"{builder.name}_sums", dtype, size, "arena")
+        builder.unaligned.add(self.buffer)
+
+    def _places(self, at: dict[str, Index], rows: Steps, widths: Widths) -> Iterator[tuple[Index, int]]:
+        start = Index()
+        for name, stride in self.stride.items():
+            start = start + at.get(name, Index()) * stride
+        for row in rows:
+            shift = sum(i * self.stride[name] for name, i in row)
+            for offset, width in widths:
+                yield start + (shift + offset), width
+
+    def clear(self, at: dict[str, Index], rows: Steps, widths: Widths) -> None:
+        """Set the sums of a tile to zero."""
+        for place, width in self._places(at, rows, widths):
+            self.b.store(self.buffer, place, self.b.const(0.0, self.dtype, width))
+
+    def load(self, at: dict[str, Index], rows: Steps, widths: Widths) -> list[Value]:
+        """Return the sums of a tile."""
+        return [self.b.load(self.buffer, place, width) for place, width in self._places(at, rows, widths)]
+
+    def save(self, at: dict[str, Index], rows: Steps, widths: Widths, values: list[Value]) -> None:
+        """Keep the sums of a tile."""
+        for (place, _), value in zip(self._places(at, rows, widths), values, strict=True):
+            self.b.store(self.buffer, place, value)
