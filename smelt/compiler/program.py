@@ -15,6 +15,7 @@ import numpy as np
 
 from smelt.compiler import jit
 from smelt.compiler.emit.llvm import Module
+from smelt.compiler.emit.step import StepEmitter
 from smelt.compiler.isa import Isa, host
 from smelt.compiler.loops import Buffer, Kernel
 from smelt.compiler.lower.contract import lower_contract
@@ -180,7 +181,7 @@ def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
     module = Module(isa)
     for kernel in lowered.kernels:
         module.add(kernel)
-    module.add_step(lowered.phases, stamps)
+    module.add_text(*StepEmitter(module).emit(lowered.phases, stamps))
     return module.text()
 
 

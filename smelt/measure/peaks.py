@@ -13,6 +13,7 @@ import numpy as np
 
 from smelt.compiler import jit
 from smelt.compiler.emit.llvm import CTX_TABLE, Module
+from smelt.compiler.emit.step import StepEmitter
 from smelt.compiler.isa import Isa, host
 from smelt.compiler.loops import Buffer, Builder, Kernel, Range, var
 from smelt.runtime import workers
@@ -107,7 +108,7 @@ def _best_time(kernel: Kernel, arrays: list[np.ndarray], threads: int, seconds: 
     isa = host()
     module = Module(isa)
     module.add(kernel)
-    module.add_step([[kernel]])
+    module.add_text(*StepEmitter(module).emit([[kernel]]))
     library = jit.Library(jit.compile_object(module.text(), isa), ("step",))
     team = workers.team()
     table = np.zeros(CTX_TABLE // 8 + len(arrays), np.int64)

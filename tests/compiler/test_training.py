@@ -58,16 +58,16 @@ def pair(name: str, **options: object) -> tuple[Training, Training]:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("name", CASES)
 def test_float64_training_is_the_same(name: str, optimizer: str) -> None:
-    """The batch of one row, and those between, run the first batch's code."""
+    """Short batches run the first one's code. Ten layers of batch-norm amplify rounding: they have more rows."""
     a, b = pair(name, dtype="float64", optimizer_name=optimizer)
-    one = 2 if name in ("autoencoder", "convolutions_1d") else 1  # their batch-norm needs two samples
-    assert_trains_alike(a, b, [ROWS, one, ROWS, 4])
+    sizes = [16, 12, 16, 14] if name == "autoencoder" else [ROWS, 1 if name != "convolutions_1d" else 2, ROWS, 4]
+    assert_trains_alike(a, b, sizes)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_float32_training_is_the_same_up_to_rounding(name: str) -> None:
     a, b = pair(name)
-    assert_trains_alike(a, b, [ROWS, ROWS, 5])
+    assert_trains_alike(a, b, [16, 16, 14] if name == "autoencoder" else [ROWS, ROWS, 5])
 
 
 @pytest.mark.parametrize("name", ["lenet5", "odd_convolutions", "convolutions_1d"])
@@ -109,9 +109,11 @@ def test_state_a_user_replaces_is_bound_anew() -> None:
     assert step.traces == 1
 
 
-def test_clipping_by_the_norm_is_the_same() -> None:
+@pytest.mark.parametrize("capacity", [5, 6, 10, 16])
+def test_clipping_by_the_norm_is_the_same(capacity: int) -> None:
+    """Also when the batch is as long as some gradient: 6 and 16 channels, 10 classes."""
     a, b = pair("lenet5", dtype="float64", clip=0.05)
-    assert_trains_alike(a, b, [ROWS, ROWS, 2])
+    assert_trains_alike(a, b, [capacity, capacity, 2])
 
 
 # --- gradients that are kept ------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ def test_a_peak_is_above_what_a_matrix_product_reaches() -> None:
 
 def test_the_peak_kernel_is_multiply_adds() -> None:
     from smelt.compiler.emit.llvm import Module
+    from smelt.compiler.emit.step import StepEmitter
     from smelt.compiler.isa import host
     from smelt.compiler.jit import compile_assembly
     from smelt.compiler.loops import Buffer
@@ -48,7 +49,7 @@ def test_the_peak_kernel_is_multiply_adds() -> None:
     module = Module(isa)
     kernel = peaks._fma_kernel(isa, Buffer("out", "f32", peaks.UNITS * isa.lanes("f32"), "output", 0), 12)
     module.add(kernel)
-    module.add_step([[kernel]])
+    module.add_text(*StepEmitter(module).emit([[kernel]]))
     text = compile_assembly(module.text(), isa)
     assert text.count("vfmadd") + text.count("fmla") + text.count("fmadd") >= 12
 

@@ -1,7 +1,6 @@
 """Write kernels as LLVM text, already vectorized: no optimizer pass is needed to make them fast.
 
-In: :class:`~smelt.compiler.loops.Kernel` objects and the schedule. Out: one module with a function per kernel and
-``step(ctx, thread, threads)``, which runs each phase and waits at a barrier between two.
+In: :class:`~smelt.compiler.loops.Kernel` objects. Out: one module with a function ``kernel(ctx, lo, hi)`` for each.
 
 ``ctx`` points to: the rows of this batch (i64), the arena, the team's barrier, the profile's time stamps (or null),
 then the table of pointers to inputs, outputs, states and constants.
@@ -10,11 +9,11 @@ then the table of pointers to inputs, outputs, states and constants.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from smelt.compiler.isa import Isa
-from smelt.compiler.loops import Buffer, If, Index, Instr, Kernel, Let, Loop, Range, Stmt, Value
+from smelt.compiler.loops import Buffer, If, Index, Instr, Kernel, Let, Loop, Stmt, Value
 
 CTX_ROWS, CTX_ARENA, CTX_TEAM, CTX_STAMPS, CTX_TABLE = 0, 8, 16, 24, 32  # byte offsets of the context's fields
 
@@ -438,7 +437,7 @@ def _suffix(value: Value) -> str:
 
 
 class Module:
-    """One module of kernels and their ``step`` function."""
+    """One module: functions of kernels, other text, and the declarations they need."""
 
     def __init__(self, isa: Isa) -> None:
         self.isa = isa
@@ -453,163 +452,11 @@ class Module:
         """Add a kernel's function."""
         self._parts.append(_Function(self, kernel).emit())
 
-    def add_step(self, phases: Sequence[Sequence[Kernel]], stamps: bool = False) -> None:
-        """Add ``step``: each thread does its share of every kernel; a barrier ends every phase but the last.
-
-        With ``stamps``, each thread writes the cycle counter at the start, after every kernel and after every barrier.
-        """
-        lines = ["define void @step(ptr %ctx, i64 %thread, i64 %threads) {", "entry:"]
-        lines += ["  %next = add i64 %thread, 1", "  %rows = load i64, ptr %ctx, align 8"]
-        lines += [f"  %teamslot = getelementptr i8, ptr %ctx, i64 {CTX_TEAM}"]
-        lines += ["  %team = load ptr, ptr %teamslot, align 8"]
-        before, after = self._flush_denormals()
-        lines += before
-        shares: dict[Range, int] = {}
-        calls = 0
-        count = 1 + sum(len(p) for p in phases) + max(len(phases) - 1, 0)
-        stamp = self._stamper(count) if stamps else list
-        lines += stamp()
-        for i, phase in enumerate(phases):
-            if i:
-                lines.append("  call void @barrier(ptr %team, i64 %threads)")
-                lines += stamp()
-            for kernel in phase:
-                if kernel.range not in shares:
-                    shares[kernel.range] = len(shares)
-                    lines += _share(kernel.range, shares[kernel.range])
-                s = shares[kernel.range]
-                calls += 1
-                lines += [
-                    f"  %some{calls} = icmp slt i64 %lo{s}, %hi{s}",
-                    f"  br i1 %some{calls}, label %do{calls}, label %done{calls}",
-                    f"do{calls}:",
-                    f"  call void @{kernel.name}(ptr %ctx, i64 %lo{s}, i64 %hi{s})",
-                    f"  br label %done{calls}",
-                    f"done{calls}:",
-                    *stamp(),
-                ]
-        lines += [*after, "  ret void", "}"]
-        self._parts.append("\n".join(lines))
-        self._parts.append(BARRIER.replace("PAUSE", self._pause()))
-        self.declare("i32 @sched_yield()")
-
-    def _stamper(self, count: int) -> Callable[[], list[str]]:
-        """Return a function that gives the lines of the next of ``count`` time stamps."""
-        counter = "readcyclecounter" if self.isa.triple.startswith("x86_64") else "readsteadycounter"
-        self.declare(f"i64 @llvm.{counter}()")
-        done = 0
-
-        def lines() -> list[str]:
-            nonlocal done
-            first = [
-                f"  %stampslot = getelementptr i8, ptr %ctx, i64 {CTX_STAMPS}",
-                "  %stamps = load ptr, ptr %stampslot, align 8",
-                f"  %stamprow = mul i64 %thread, {count}",
-                "  %mystamps = getelementptr i64, ptr %stamps, i64 %stamprow",
-            ]
-            out = [
-                *(first if done == 0 else []),
-                f"  %now{done} = call i64 @llvm.{counter}()",
-                f"  %stamp{done} = getelementptr i64, ptr %mystamps, i64 {done}",
-                f"  store i64 %now{done}, ptr %stamp{done}, align 8",
-            ]
-            done += 1
-            return out
-
-        return lines
-
-    def _pause(self) -> str:
-        if self.isa.triple.startswith("x86_64"):
-            self.declare("void @llvm.x86.sse2.pause()")
-            return "call void @llvm.x86.sse2.pause()"
-        if self.isa.triple.startswith(("aarch64", "arm64")):
-            self.declare("void @llvm.aarch64.hint(i32)")
-            return "call void @llvm.aarch64.hint(i32 1)"
-        return ""
-
-    def _flush_denormals(self) -> tuple[list[str], list[str]]:
-        """Return the lines that make denormals zero in this thread, and those that put the old mode back."""
-        if self.isa.triple.startswith("x86_64"):
-            self.declare("void @llvm.x86.sse.stmxcsr(ptr)")
-            self.declare("void @llvm.x86.sse.ldmxcsr(ptr)")
-            return [
-                "  %oldmode = alloca i32, align 4",
-                "  %newmode = alloca i32, align 4",
-                "  call void @llvm.x86.sse.stmxcsr(ptr %oldmode)",
-                "  %mode = load i32, ptr %oldmode, align 4",
-                "  %flushed = or i32 %mode, 32832",  # FTZ 0x8000 | DAZ 0x0040
-                "  store i32 %flushed, ptr %newmode, align 4",
-                "  call void @llvm.x86.sse.ldmxcsr(ptr %newmode)",
-            ], ["  call void @llvm.x86.sse.ldmxcsr(ptr %oldmode)"]
-        if self.isa.triple.startswith(("aarch64", "arm64")):
-            self.declare("i64 @llvm.aarch64.get.fpcr()")
-            self.declare("void @llvm.aarch64.set.fpcr(i64)")
-            return [
-                "  %oldmode = call i64 @llvm.aarch64.get.fpcr()",
-                "  %newmode = or i64 %oldmode, 16777216",  # FZ, bit 24
-                "  call void @llvm.aarch64.set.fpcr(i64 %newmode)",
-            ], ["  call void @llvm.aarch64.set.fpcr(i64 %oldmode)"]
-        return [], []
+    def add_text(self, *functions: str) -> None:
+        """Add functions that are written already."""
+        self._parts += functions
 
     def text(self) -> str:
         """Return the whole module."""
         head = [f'target triple = "{self.isa.triple}"']
         return "\n\n".join([*head, *self._parts, *(f"declare {s}" for s in self._declared.values())]) + "\n"
-
-
-def _share(range: Range, s: int) -> list[str]:
-    """Return the lines that compute this thread's [lo, hi) of a range."""
-    total = f"mul i64 %rows, {range.per}" if range.per else f"add i64 0, {range.const}"
-    lines = [f"  %size{s} = {total}"]
-    units = f"%size{s}"
-    if range.grain != 1:
-        lines += [
-            f"  %up{s} = add i64 %size{s}, {range.grain - 1}",
-            f"  %units{s} = sdiv i64 %up{s}, {range.grain}",
-        ]
-        units = f"%units{s}"
-    return [
-        *lines,
-        f"  %lop{s} = mul i64 {units}, %thread",
-        f"  %lo{s} = sdiv i64 %lop{s}, %threads",
-        f"  %hip{s} = mul i64 {units}, %next",
-        f"  %hi{s} = sdiv i64 %hip{s}, %threads",
-    ]
-
-
-# Arrivals at +0, generation at +64 (a cache line of its own). A waiting thread spins 4096 times, then yields the
-# processor between looks, so that more threads than processors cannot stall each other.
-BARRIER = """define internal void @barrier(ptr %team, i64 %threads) {
-entry:
-  %single = icmp eq i64 %threads, 1
-  br i1 %single, label %done, label %arrive
-arrive:
-  %turn = getelementptr i8, ptr %team, i64 64
-  %before = load atomic i64, ptr %turn acquire, align 8
-  %arrived = atomicrmw add ptr %team, i64 1 acq_rel
-  %others = sub i64 %threads, 1
-  %last = icmp eq i64 %arrived, %others
-  br i1 %last, label %open, label %spin
-open:
-  store atomic i64 0, ptr %team monotonic, align 8
-  %after = add i64 %before, 1
-  store atomic i64 %after, ptr %turn release, align 8
-  br label %done
-spin:
-  %round = phi i64 [0, %arrive], [%round.next, %again]
-  PAUSE
-  %now = load atomic i64, ptr %turn acquire, align 8
-  %same = icmp eq i64 %now, %before
-  br i1 %same, label %wait, label %done
-wait:
-  %round.next = add i64 %round, 1
-  %long = icmp ugt i64 %round, 4096
-  br i1 %long, label %yield, label %again
-yield:
-  %ignored = call i32 @sched_yield()
-  br label %again
-again:
-  br label %spin
-done:
-  ret void
-}"""

@@ -226,10 +226,14 @@ def _join(f: Fusion, group: Group, node: Node, needs: set[int], root: bool = Fal
 
 def _join_reduction(f: Fusion, node: Node) -> None:
     """Add a reduction to one over the same axes that does not wait for it (nor it for that), or start a group."""
-    full, axes = node.inputs[0].shape, node.attrs["axes"]
+    (x,) = node.inputs
+    full, axes = x.shape, node.attrs["axes"]
     needs = _direct(f, node)
     for group in reversed(f.groups):
-        same = group.kind == "reduce" and (group.full, group.axes, group.rows) == (full, axes, node.spec.rows)
+        if group.kind != "reduce" or (group.full, group.axes) != (full, axes):
+            continue
+        (y,) = group.roots[0].inputs
+        same = (y.spec.rows, y.dtype) == (x.spec.rows, x.dtype)  # an axis as long as the batch is not the batch
         if not same or "argmax" in (node.opname, group.roots[0].opname):
             continue
         if group.number not in needs and _may_join(f, group, needs):

@@ -1,0 +1,173 @@
+"""Write the function that runs a whole step: every thread's share of each kernel, and barriers between phases.
+
+In: the phases of kernels. Out: LLVM text of ``step(ctx, thread, threads)`` and of the barrier it calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from smelt.compiler.emit.llvm import CTX_STAMPS, CTX_TEAM, Module
+from smelt.compiler.loops import Kernel, Range
+
+
+class StepEmitter:
+    """Emits the step of one module."""
+
+    def __init__(self, module: Module) -> None:
+        self.isa, self.declare = module.isa, module.declare
+
+    def emit(self, phases: Sequence[Sequence[Kernel]], stamps: bool = False) -> list[str]:
+        """Return ``step`` and ``barrier``: each thread does its share of every kernel, and waits after each phase.
+
+        With ``stamps``, each thread writes the cycle counter at the start, after every kernel and after every barrier.
+        """
+        lines = ["define void @step(ptr %ctx, i64 %thread, i64 %threads) {", "entry:"]
+        lines += ["  %next = add i64 %thread, 1", "  %rows = load i64, ptr %ctx, align 8"]
+        lines += [f"  %teamslot = getelementptr i8, ptr %ctx, i64 {CTX_TEAM}"]
+        lines += ["  %team = load ptr, ptr %teamslot, align 8"]
+        before, after = self._flush_denormals()
+        lines += before
+        shares: dict[Range, int] = {}
+        calls = 0
+        count = 1 + sum(len(p) for p in phases) + max(len(phases) - 1, 0)
+        stamp = self._stamper(count) if stamps else list
+        lines += stamp()
+        for i, phase in enumerate(phases):
+            if i:
+                lines.append("  call void @barrier(ptr %team, i64 %threads)")
+                lines += stamp()
+            for kernel in phase:
+                if kernel.range not in shares:
+                    shares[kernel.range] = len(shares)
+                    lines += _share(kernel.range, shares[kernel.range])
+                s = shares[kernel.range]
+                calls += 1
+                lines += [
+                    f"  %some{calls} = icmp slt i64 %lo{s}, %hi{s}",
+                    f"  br i1 %some{calls}, label %do{calls}, label %done{calls}",
+                    f"do{calls}:",
+                    f"  call void @{kernel.name}(ptr %ctx, i64 %lo{s}, i64 %hi{s})",
+                    f"  br label %done{calls}",
+                    f"done{calls}:",
+                    *stamp(),
+                ]
+        lines += [*after, "  ret void", "}"]
+        self.declare("i32 @sched_yield()")
+        return ["\n".join(lines), BARRIER.replace("PAUSE", self._pause())]
+
+    def _stamper(self, count: int) -> Callable[[], list[str]]:
+        """Return a function that gives the lines of the next of ``count`` time stamps."""
+        counter = "readcyclecounter" if self.isa.triple.startswith("x86_64") else "readsteadycounter"
+        self.declare(f"i64 @llvm.{counter}()")
+        done = 0
+
+        def lines() -> list[str]:
+            nonlocal done
+            first = [
+                f"  %stampslot = getelementptr i8, ptr %ctx, i64 {CTX_STAMPS}",
+                "  %stamps = load ptr, ptr %stampslot, align 8",
+                f"  %stamprow = mul i64 %thread, {count}",
+                "  %mystamps = getelementptr i64, ptr %stamps, i64 %stamprow",
+            ]
+            out = [
+                *(first if done == 0 else []),
+                f"  %now{done} = call i64 @llvm.{counter}()",
+                f"  %stamp{done} = getelementptr i64, ptr %mystamps, i64 {done}",
+                f"  store i64 %now{done}, ptr %stamp{done}, align 8",
+            ]
+            done += 1
+            return out
+
+        return lines
+
+    def _pause(self) -> str:
+        if self.isa.triple.startswith("x86_64"):
+            self.declare("void @llvm.x86.sse2.pause()")
+            return "call void @llvm.x86.sse2.pause()"
+        if self.isa.triple.startswith(("aarch64", "arm64")):
+            self.declare("void @llvm.aarch64.hint(i32)")
+            return "call void @llvm.aarch64.hint(i32 1)"
+        return ""
+
+    def _flush_denormals(self) -> tuple[list[str], list[str]]:
+        """Return the lines that make denormals zero in this thread, and those that put the old mode back."""
+        if self.isa.triple.startswith("x86_64"):
+            self.declare("void @llvm.x86.sse.stmxcsr(ptr)")
+            self.declare("void @llvm.x86.sse.ldmxcsr(ptr)")
+            return [
+                "  %oldmode = alloca i32, align 4",
+                "  %newmode = alloca i32, align 4",
+                "  call void @llvm.x86.sse.stmxcsr(ptr %oldmode)",
+                "  %mode = load i32, ptr %oldmode, align 4",
+                "  %flushed = or i32 %mode, 32832",  # FTZ 0x8000 | DAZ 0x0040
+                "  store i32 %flushed, ptr %newmode, align 4",
+                "  call void @llvm.x86.sse.ldmxcsr(ptr %newmode)",
+            ], ["  call void @llvm.x86.sse.ldmxcsr(ptr %oldmode)"]
+        if self.isa.triple.startswith(("aarch64", "arm64")):
+            self.declare("i64 @llvm.aarch64.get.fpcr()")
+            self.declare("void @llvm.aarch64.set.fpcr(i64)")
+            return [
+                "  %oldmode = call i64 @llvm.aarch64.get.fpcr()",
+                "  %newmode = or i64 %oldmode, 16777216",  # FZ, bit 24
+                "  call void @llvm.aarch64.set.fpcr(i64 %newmode)",
+            ], ["  call void @llvm.aarch64.set.fpcr(i64 %oldmode)"]
+        return [], []
+
+
+def _share(range: Range, s: int) -> list[str]:
+    """Return the lines that compute this thread's [lo, hi) of a range."""
+    total = f"mul i64 %rows, {range.per}" if range.per else f"add i64 0, {range.const}"
+    lines = [f"  %size{s} = {total}"]
+    units = f"%size{s}"
+    if range.grain != 1:
+        lines += [
+            f"  %up{s} = add i64 %size{s}, {range.grain - 1}",
+            f"  %units{s} = sdiv i64 %up{s}, {range.grain}",
+        ]
+        units = f"%units{s}"
+    return [
+        *lines,
+        f"  %lop{s} = mul i64 {units}, %thread",
+        f"  %lo{s} = sdiv i64 %lop{s}, %threads",
+        f"  %hip{s} = mul i64 {units}, %next",
+        f"  %hi{s} = sdiv i64 %hip{s}, %threads",
+    ]
+
+
+# Arrivals at +0, generation at +64 (a cache line of its own). A waiting thread spins 4096 times, then yields the
+# processor between looks, so that more threads than processors cannot stall each other.
+BARRIER = """define internal void @barrier(ptr %team, i64 %threads) {
+entry:
+  %single = icmp eq i64 %threads, 1
+  br i1 %single, label %done, label %arrive
+arrive:
+  %turn = getelementptr i8, ptr %team, i64 64
+  %before = load atomic i64, ptr %turn acquire, align 8
+  %arrived = atomicrmw add ptr %team, i64 1 acq_rel
+  %others = sub i64 %threads, 1
+  %last = icmp eq i64 %arrived, %others
+  br i1 %last, label %open, label %spin
+open:
+  store atomic i64 0, ptr %team monotonic, align 8
+  %after = add i64 %before, 1
+  store atomic i64 %after, ptr %turn release, align 8
+  br label %done
+spin:
+  %round = phi i64 [0, %arrive], [%round.next, %again]
+  PAUSE
+  %now = load atomic i64, ptr %turn acquire, align 8
+  %same = icmp eq i64 %now, %before
+  br i1 %same, label %wait, label %done
+wait:
+  %round.next = add i64 %round, 1
+  %long = icmp ugt i64 %round, 4096
+  br i1 %long, label %yield, label %again
+yield:
+  %ignored = call i32 @sched_yield()
+  br label %again
+again:
+  br label %spin
+done:
+  ret void
+}"""
