@@ -2,6 +2,7 @@
 
 from smelt._version import __version__
 from smelt.errors import FileError, RecipeError, ShapeError, TraceError
+from smelt.files import load, save
 from smelt.measure.summary import summary
 from smelt.random import seed
 from smelt.runtime.step import compile, explain
@@ -21,14 +22,17 @@ from smelt.tensor import (
     where,
     zeros,
 )
+from smelt.train import History, Trainer
 
 __all__ = [
     "FileError",
+    "History",
     "Parameter",
     "RecipeError",
     "ShapeError",
     "Tensor",
     "TraceError",
+    "Trainer",
     "__version__",
     "arange",
     "compile",
@@ -36,10 +40,12 @@ __all__ = [
     "explain",
     "full",
     "get_threads",
+    "load",
     "maximum",
     "minimum",
     "no_grad",
     "ones",
+    "save",
     "seed",
     "set_threads",
     "stack",

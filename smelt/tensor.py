@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Union
 
@@ -27,6 +27,8 @@ ArrayLike = Union["Tensor", np.ndarray, float, int, bool, Sequence[Any]]
 
 class _Mode(threading.local):
     grad = True
+    observe: Callable[[Tensor, Primitive, tuple[Tensor, ...]], None] | None = None  # sees every eager result
+    differentiating: _Record | None = None  # what ``backward`` is at, while results are observed
 
 
 _mode = _Mode()
@@ -650,6 +652,8 @@ def apply(op: Primitive, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Tens
     if _mode.grad and op.differentiable and any(t.requires_grad for t in inputs):
         out.requires_grad = True
         out._record = _Record(op, inputs, attrs)
+    if tracer is None and _mode.observe is not None:
+        _mode.observe(out, op, inputs)
     return out
 
 
@@ -703,6 +707,8 @@ def _backward(root: Tensor, seed: Tensor) -> None:
             before = t.grad
             t.grad = g if before is None else before + g
             continue
+        if _mode.observe is not None:
+            _mode.differentiating = record
         for i, source in enumerate(record.inputs):
             if not source.requires_grad:
                 continue

@@ -20,7 +20,7 @@ from smelt import data as datasets
 from smelt import nn, optim
 from smelt.cli.recipe import Recipe, check_name
 from smelt.data import ArrayDataset, DataError
-from smelt.errors import RecipeError, ShapeError
+from smelt.errors import FileError, RecipeError, ShapeError
 from smelt.measure.summary import Summary, summary
 from smelt.models import MODELS
 
@@ -64,7 +64,7 @@ def blame(recipe: Recipe, table: str) -> Iterator[None]:
     """Give errors of constructors the place in the recipe: the key they name, or the table."""
     try:
         yield
-    except (RecipeError, DataError):
+    except (RecipeError, DataError, FileError):
         raise
     except (ValueError, TypeError) as error:
         text = without_user_line(str(error))

@@ -1,4 +1,4 @@
-"""``smelt doctor``: nothing in; what this computer has, what Smelt uses of it, and what it was measured to reach, out."""
+"""``smelt doctor``: nothing in; what this computer has, what Smelt uses of it and what it reaches out."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The folder a run writes to: a recipe and a path in; files that appear all together, or not at all, out.
 
-While a run goes on, its folder holds a checkpoint and the recipe it belongs to. What it ends with is written beside
+While a run goes on, its folder holds checkpoints and the recipe they belong to. What it ends with is written beside
 first and moved into place at the end, so that a full disk, an error or a kill leave what was there as it was.
 """
 
@@ -14,10 +14,11 @@ from pathlib import Path
 
 from smelt.cli.recipe import Recipe
 from smelt.cli.toml import to_toml
-from smelt.errors import RecipeError
+from smelt.errors import FileError, RecipeError
+from smelt.files import write_atomic
 
 RESULTS = ("model.smelt", "history.json", "history.csv", "report.md", "recipe.toml")  # in order of appearance
-CHECKPOINT, CHECKPOINT_RECIPE = "checkpoint.smelt", "checkpoint.toml"
+CHECKPOINTS, UNFINISHED = "checkpoints", "unfinished.toml"
 
 
 class RunFolder:
@@ -49,13 +50,18 @@ class RunFolder:
             self._check()
 
     @property
-    def checkpoint(self) -> Path:
-        """Path of the checkpoint."""
-        return self.path / CHECKPOINT
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / CHECKPOINTS
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is a checkpoint."""
+        return self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
 
     def _check(self) -> None:
         finished = _read(self.path / "recipe.toml")
-        unfinished = _read(self.path / CHECKPOINT_RECIPE) if self.checkpoint.exists() else None
+        unfinished = _read(self.path / UNFINISHED) if self.can_resume else None
         for kind, text in (("a finished", finished), ("an unfinished", unfinished)):
             if text is not None and text != self.recipe_text:
                 raise RecipeError(
@@ -80,15 +86,15 @@ class RunFolder:
         OSError
             When the folder cannot be written.
         """
-        mine = self.checkpoint.exists() and _read(self.path / CHECKPOINT_RECIPE) == self.recipe_text
+        mine = self.can_resume and _read(self.path / UNFINISHED) == self.recipe_text
         if resume and not mine:
             done = _read(self.path / "recipe.toml") == self.recipe_text
             state = "the run is finished" if done else "no checkpoint of this recipe"
             raise RecipeError(f"'{self.path}': {state}, expected one to resume; leave out --resume to start anew")
         self.path.mkdir(parents=True, exist_ok=True)
         if not resume:
-            self.checkpoint.unlink(missing_ok=True)
-            _write(self.path / CHECKPOINT_RECIPE, self.recipe_text)
+            self._forget()
+            write_atomic(self.path / UNFINISHED, self.recipe_text.encode())
         return resume
 
     @contextmanager
@@ -97,14 +103,23 @@ class RunFolder:
         staging = self.path / f".results-{os.getpid()}"
         staging.mkdir()
         try:
-            yield staging
-            _write(staging / "recipe.toml", self.recipe_text)
+            try:
+                yield staging
+                write_atomic(staging / "recipe.toml", self.recipe_text.encode())
+            except FileError as error:
+                text = str(error).replace(str(staging), str(self.path))
+                raise FileError(f"{text}; what was in the folder is unchanged") from None
             for name in RESULTS:
                 os.replace(staging / name, self.path / name)
-            for name in (CHECKPOINT, CHECKPOINT_RECIPE):
-                (self.path / name).unlink(missing_ok=True)
+            self._forget()
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+    def _forget(self) -> None:
+        """Remove the checkpoints, then what they belonged to."""
+        if self.checkpoints.is_dir():
+            shutil.rmtree(self.checkpoints)
+        (self.path / UNFINISHED).unlink(missing_ok=True)
 
 
 def _without_output(recipe: Recipe) -> dict[str, dict[str, object]]:
@@ -123,16 +138,3 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a text under a temporary name, then rename it."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

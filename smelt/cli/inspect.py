@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from smelt.cli.output import Output
 from smelt.cli.recipe import Recipe, nearest, read_recipe
 from smelt.cli.source import data_table
 from smelt.errors import RecipeError
+from smelt.files import describe
 from smelt.measure.summary import Summary, summary
 from smelt.models import INPUT_SHAPES, MODELS
+from smelt.train import Trainer
 
 
-def summarize_model(
-    model: str, shape: str | None, batch: int, options: dict[str, Any], as_json: bool
-) -> None:
+def summarize_model(model: str, shape: str | None, batch: int, options: dict[str, Any], as_json: bool) -> None:
     """Print the summary of a model file or of a network of the zoo."""
     output = Output(as_json)
     if model in MODELS:
@@ -67,12 +66,10 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def known_shape(path: Path) -> tuple[int, ...]:
-    """Return the shape of a sample that the history beside a model file notes, or ()."""
-    try:
-        noted = json.loads((path.parent / "history.json").read_text(encoding="utf-8"))["model"]["input_shape"]
-        return tuple(int(n) for n in noted)
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()
+    """Return the shape of a sample that is noted in a model file, or ()."""
+    noted = describe(path)["extra"].get("input_shape", [])
+    good = isinstance(noted, list) and all(type(n) is int and n > 0 for n in noted)
+    return tuple(noted) if good else ()
 
 
 def evaluate_file(path: Path, data: str | None, batch_size: int, as_json: bool) -> None:
@@ -84,18 +81,18 @@ def evaluate_file(path: Path, data: str | None, batch_size: int, as_json: bool) 
     recipe.tables["train"] = {**recipe.tables.get("train", {}), "batch_size": 1}
     check_fit(recipe, model, parts)
     with blame(recipe, "loss"):
-        trainer = smelt.Trainer(model, loss=build_loss(recipe), optimizer=optim.SGD(lr=0.0))
+        trainer = Trainer(model, loss=build_loss(recipe), optimizer=optim.SGD(lr=0.0))
         result = trainer.evaluate(parts.test, batch_size=min(batch_size, len(parts.test)))
     output.result({"model": str(path), "data": parts.test.name, **result})
-    output.say(f"{path}: {describe(result)} on {parts.test.name}")
+    output.say(f"{path}: {in_words(result)} on {parts.test.name}")
 
 
-def describe(result: dict[str, Any]) -> str:
+def in_words(result: dict[str, Any]) -> str:
     """Return the result of an evaluation in words.
 
     Examples
     --------
-    >>> describe({"loss": 0.0412, "accuracy": 0.9868, "correct": 9868, "count": 10000})
+    >>> in_words({"loss": 0.0412, "accuracy": 0.9868, "correct": 9868, "count": 10000})
     '9868/10000 right (98.68 %), loss 0.0412'
     """
     loss = f"loss {result['loss']:.4f}"
@@ -121,4 +118,4 @@ def _recipe_beside(path: Path, data: str | None) -> tuple[Recipe, Path | None]:
     return Recipe("command line", tables), None
 
 
-__all__ = ["describe", "evaluate_file", "known_shape", "parse_shape", "show", "summarize_model"]
+__all__ = ["evaluate_file", "in_words", "known_shape", "parse_shape", "show", "summarize_model"]

@@ -27,8 +27,8 @@ class Key:
             return "one of " + ", ".join(map(repr, self.choices))
         words = _WORDS[self.kind]
         if self.low is not None and self.high is not None:
-            return f"{words} from {self.low:g} to {self.high:g}"
-        return words if self.low is None else f"{words} ≥ {self.low:g}"
+            return f"{words} from {self.low} to {self.high}"
+        return words if self.low is None else f"{words} ≥ {self.low}"
 
     def holds(self, value: Any) -> bool:
         """Return whether a value is as expected."""
@@ -132,12 +132,16 @@ TRAIN: dict[str, Key] = {
 }
 
 OUTPUT: dict[str, Key] = {
-    "folder": Key("text", None, note="where everything is written; without it `runs/` and the recipe's name"),
+    "folder": Key(
+        "text",
+        None,
+        note="where everything is written, from the current folder; without it `runs/` and the recipe's name",
+    ),
 }
 
 MODEL: dict[str, Key] = {
     "name": Key("text", None, note="a network of the zoo; its options are further keys"),
-    "layers": Key("layers", None, note="or a list of layers of smelt.nn, each a table with `type` and its arguments"),
+    "layers": Key("layers", None, note="or a list of layers, each a table: `type` and the arguments of that layer"),
 }
 
 NAMED = ("optimizer", "schedule", "loss")

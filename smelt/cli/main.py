@@ -60,7 +60,9 @@ def run(recipe: Path, data: Path | None, **options: Any) -> None:
 
 @cli.command()
 @click.option("--model", required=True, help="A network of the zoo.")
-@click.option("--data", required=True, help="digits, mnist, fashion_mnist, an NPZ file, or a folder of IDX files or images.")
+@click.option(
+    "--data", required=True, help="digits, mnist, fashion_mnist, an NPZ file, or a folder of IDX files or images."
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Samples per step.")
 @click.option("--optimizer", help="adam, adamw, sgd or rmsprop.")
 @click.option("--lr", type=float, help="Learning rate.")
@@ -152,15 +154,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from smelt.cli.output import BROKEN_PIPE, FAILED, INTERRUPTED, complain, one_line, user_errors
 
     try:
-        status = cli.main(arguments, prog_name="smelt", standalone_mode=False)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        with cli.make_context("smelt", given or ["--help"]) as context:
+            cli.invoke(context)
         sys.stdout.flush()
-        return status if isinstance(status, int) else 0
+        return 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
         complain(" ".join(error.format_message().split()))
         return FAILED
-    except (KeyboardInterrupt, click.Abort) as stop:
+    except KeyboardInterrupt as stop:
         print(f"smelt: interrupted{stop.args[0] if stop.args else ''}", file=sys.stderr, flush=True)
         return INTERRUPTED
     except BrokenPipeError:

@@ -155,7 +155,7 @@ def check(recipe: Recipe) -> None:
                 text = f"{key}: received {_shown(value)}, expected {AUGMENT[key].expected()}"
                 raise recipe.error("data", "augment", text)
     for key in ("name", "layers"):
-        value = recipe.tables["model"].get(key)
+        value = recipe.options("model").get(key)
         if value is not None and not MODEL[key].holds(value):
             raise recipe.error("model", key, f"received {_shown(value)}, expected {MODEL[key].expected()}")
     if ("name" in recipe.tables["model"]) == ("layers" in recipe.tables["model"]):

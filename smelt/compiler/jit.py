@@ -47,7 +47,8 @@ def key_of(text: str, isa: Isa) -> str:
     """Return the cache key of something compiled from ``text`` for ``isa``."""
     import llvmlite.binding as llvm
 
-    parts = (text, isa.triple, isa.cpu, isa.features, str(llvm.llvm_version_info), code_version())
+    processor = (isa.triple, isa.cpu, isa.features, str(isa.vector_bytes), str(isa.registers))
+    parts = (text, *processor, str(llvm.llvm_version_info), code_version())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -115,8 +115,12 @@ def _connect(plan: Plan, tasks: dict[Group, list[Task]], loads: dict[Task, set[N
             out += writers(part)
         return out
 
+    def position(node: Node) -> tuple:
+        where = plan.storage[node]
+        return where.buffer.name, where.offset, node.opname, node.shape, where.strides
+
     for task, nodes in loads.items():
-        for node in nodes:
+        for node in sorted(nodes, key=position):  # a set: its own order changes from run to run
             buffer = plan.storage[node].buffer
             for writer in writers(node):
                 if writer.kernel.writes & {buffer}:

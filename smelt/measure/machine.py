@@ -1,4 +1,4 @@
-"""The computer at hand: nothing in; its processor, caches, threads and libraries, and what it was measured to reach, out.
+"""The computer at hand: nothing in; its processor, caches, threads, libraries and measured peaks out.
 
 What the system says is asked for here; what the processor reaches is measured by :mod:`smelt.measure.peaks`.
 """
@@ -110,9 +110,7 @@ def inspect_machine(measure: bool = True) -> Machine:
         last = max((c["bytes"] for c in machine.caches), default=0)
         machine.peak_gflops_one_thread = round(peak_flops(1) / 1e9, 1)
         machine.peak_gflops_all_threads = round(peak_flops(machine.threads) / 1e9, 1)
-        machine.bandwidth_gb_per_s = round(
-            bandwidth(machine.threads, max((c["bytes"] for c in machine.caches), default=0)) / 1e9, 1
-        )
+        machine.bandwidth_gb_per_s = round(bandwidth(machine.threads, last) / 1e9, 1)
         machine.numpy_matmul_gflops = round(matmul_flops() / 1e9, 1)
         if machine.numpy_matmul_gflops < _SLOW_BLAS * machine.peak_gflops_all_threads:
             machine.warnings.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -14,6 +15,7 @@ from smelt.cli import build, keys, toml
 from smelt.cli.recipe import Recipe, check, read_recipe
 from smelt.data import DataError
 from smelt.errors import RecipeError
+from smelt.models import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """\
@@ -69,18 +71,42 @@ def test_values_and_defaults(tmp_path: Path) -> None:
 
 WRONG = {  # what is replaced, by what, what the line says
     "misspelt key": ("epochs = 3", "epoch = 3", r"unknown key 'epoch' in \[train\], line 8; did you mean 'epochs'\?"),
-    "misspelt table": ("[optimizer]", "[optimiser]", r"unknown table \[optimiser\], line 11; did you mean 'optimizer'\?"),
-    "key without table": ("[model]", "seed = 1\n[model]", "unknown key 'seed' outside of a table, line 1; expected one of"),
-    "misspelt option": ("momentum", "momentun", r"unknown key 'momentun' in \[optimizer\], line 14; did you mean 'momentum'"),
-    "text for an integer": ("= 3", '= "3"', r'\[train\] epochs, line 8: received "3" \(text\), expected an integer ≥ 1'),
+    "misspelt table": (
+        "[optimizer]",
+        "[optimiser]",
+        r"unknown table \[optimiser\], line 11; did you mean 'optimizer'\?",
+    ),
+    "key without table": (
+        "[model]",
+        "seed = 1\n[model]",
+        "unknown key 'seed' outside of a table, line 1; expected one of",
+    ),
+    "misspelt option": (
+        "momentum",
+        "momentun",
+        r"unknown key 'momentun' in \[optimizer\], line 14; did you mean 'momentum'",
+    ),
+    "text for an integer": (
+        "= 3",
+        '= "3"',
+        r'\[train\] epochs, line 8: received "3" \(text\), expected an integer ≥ 1',
+    ),
     "a number for an integer": ("= 3", "= 3.5", r"\[train\] epochs, line 8: received 3.5 \(a number\)"),
     "a boolean for an integer": ("= 3", "= true", r"line 8: received true \(a boolean\)"),
     "zero epochs": ("= 3", "= 0", "line 8: received 0"),
     "text for a number": ("0.1", '"fast"', r"\[optimizer\] lr, line 13: expected a finite number ≥ 0, received 'fast'"),
     "a negative rate": ("0.1", "-0.1", r"\[optimizer\] lr, line 13: expected a finite number ≥ 0, received -0.1"),
     "an infinite rate": ("0.1", "inf", r"\[optimizer\] lr, line 13"),
-    "an unknown network": ("lenet5", "lenet6", r"\[model\] name, line 2: received \"lenet6\" \(text\); did you mean 'lenet5'"),
-    "an unknown dataset": ('"digits"', '"digit"', r"\[data\] name, line 5: received \"digit\" \(text\); did you mean 'digits'"),
+    "an unknown network": (
+        "lenet5",
+        "lenet6",
+        r"\[model\] name, line 2: received \"lenet6\" \(text\); did you mean 'lenet5'",
+    ),
+    "an unknown dataset": (
+        '"digits"',
+        '"digit"',
+        r"\[data\] name, line 5: received \"digit\" \(text\); did you mean 'digits'",
+    ),
     "an unknown optimizer": ('"sgd"', '"sdg"', r"\[optimizer\] name, line 12: .*; did you mean 'sgd'"),
     "an unknown schedule": ('"step"', '"steps"', r"\[schedule\] name, line 17: .*; did you mean 'step'"),
     "a schedule without its key": ("step_size = 2\n", "", r"\[schedule\], line 16: step needs 'step_size'"),
@@ -90,7 +116,11 @@ WRONG = {  # what is replaced, by what, what the line says
     "not TOML": ("epochs = 3", "epochs =", r"not TOML: .*line 8"),
     "a key twice": ("epochs = 3", "epochs = 3\nepochs = 4", r"not TOML: .*line 9"),
     "model and layers": ('"lenet5"', '"lenet5"\nlayers = []', "keys 'name', 'layers', expected either"),
-    "augment": ('"digits"', '"digits"\naugment = { shft = 1 }', r"augment, line 6: unknown key 'shft'; did you mean 'shift'"),
+    "augment": (
+        '"digits"',
+        '"digits"\naugment = { shft = 1 }',
+        r"augment, line 6: unknown key 'shft'; did you mean 'shift'",
+    ),
     "augment by text": ('"digits"', '"digits"\naugment = { shift = "a" }', r"augment, line 6: shift: received \"a\""),
 }
 
@@ -149,7 +179,7 @@ def test_files_that_are_no_recipe(tmp_path: Path, data: bytes) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="cannot be read .*expected a recipe"):
+    with pytest.raises(RecipeError, match=r"cannot be read .*expected a recipe"):
         read_recipe(tmp_path / "none.toml")
 
 
@@ -215,11 +245,23 @@ def test_data_and_network_must_fit(tmp_path: Path) -> None:
     says(recipe, r"\[model\]: does not take samples of 4: layer 0 \(Conv2d\)")
 
 
-def test_every_key_is_documented() -> None:
+def row(key: str, rule: keys.Key) -> str:
+    default = "" if rule.default is None else f"`{toml._toml(rule.default, 0)}`"
+    return f"| `{key}` | {rule.expected()} | {default} | {rule.note} |"
+
+
+def shown(default: object) -> str:
+    if default is inspect.Parameter.empty:
+        return "(required)"
+    return f"`{toml._toml(list(default) if isinstance(default, tuple) else default, 0)}`"
+
+
+def test_every_key_is_documented_as_it_is() -> None:
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     tables = [keys.TRAIN, keys.MODEL, keys.OUTPUT, keys.AUGMENT, *keys.DATA.values()]
-    missing = {key for table in tables for key in table if f"`{key}`" not in text}
-    for kinds in (build.OPTIMIZERS, build.SCHEDULES, build.LOSSES):
+    rows = {row(key, rule) for table in tables for key, rule in table.items()}
+    for kinds in (build.OPTIMIZERS, build.SCHEDULES, build.LOSSES, MODELS):
         for name, make in kinds.items():
-            missing |= {word for word in (name, *build.options_of(make)) if f"`{word}`" not in text}
-    assert not missing
+            options = ", ".join(f"`{k}` {shown(d)}" for k, d in build.options_of(make).items())
+            rows.add(f"| `{name}` | {options or 'none'} |")
+    assert [r for r in sorted(rows) if r not in text] == []

@@ -99,15 +99,15 @@ def test_the_checker_sees_buffers_that_share_memory() -> None:
     lowered = lowered_step("lenet5")
     life = lives(lowered.phases)
     pairs = [(a, b) for a in life for b in life if life[a][0] < life[b][0] < life[a][1] and b.nbytes <= a.nbytes]
-    for a, b in pairs:
+    assert len(pairs) > 4
+    for a, b in pairs[:: len(pairs) // 4]:
         apart, b.offset = b.offset, a.offset
         assert find_hazards(lowered, CAPACITY, 1, CAPACITY)
         b.offset = apart
-    assert len(pairs) > 3
 
 
 def test_the_checker_sees_a_kernel_that_does_not_run() -> None:
-    lowered = lowered_step("lenet5")
+    lowered = lowered_step("dropout")
     unseen: list[Kernel] = []
     for i, phase in enumerate(lowered.phases):
         for kernel in phase:

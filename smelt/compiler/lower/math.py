@@ -51,8 +51,9 @@ class Math:
 
 
 def _exp2i(m: Math, n: Value) -> Value:
-    """Return 2**n for whole float n in [-126, 127]."""
-    bits = m.shl(m.add(m.b.op("cast", n, dtype="i32"), 127), m.c(23, "i32"))
+    """Return 2**n for whole float n in [-126, 127]; adding 1.5 * 2**23 leaves n in the low bits of the sum."""
+    low = m.b.op("bitcast", m.add(n, 12582912.0), dtype="i32")
+    bits = m.shl(m.add(low, 127), m.c(23, "i32"))
     return m.b.op("bitcast", bits, dtype="f32")
 
 

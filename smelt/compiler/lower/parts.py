@@ -63,7 +63,7 @@ def matmul_parts(plan: Plan, node: Node) -> list[Part]:
         for operand, storage, strides in ((x, sx, left), (y, sy, right)):
             axis = i - (rank - len(operand.shape))
             strides[name] = storage.strides[axis] if axis >= 0 and operand.shape[axis] != 1 else 0
-            if axis >= 0:
+            if axis >= 0 and operand.shape[axis] == node.shape[i]:  # a batch of one may be repeated
                 batch |= _batch(operand.spec.rows, axis, name)
     out = (*(var(o) for o in outer), var("m"), var("n"))
     if node in plan.lane_rows:

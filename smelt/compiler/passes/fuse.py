@@ -148,7 +148,9 @@ def _may_wait(f: Fusion, node: Node) -> bool:
     A weight times its decay is the example: it belongs where the weight's gradient is computed.
     """
     return (
-        bool(node.inputs) and node.spec.size > 1 and all(i not in f.group_of or i.spec.size == 1 for i in node.inputs)
+        bool(node.inputs)
+        and node.spec.size > 1
+        and all(i.spec.size == 1 or not f.dependencies(i) for i in node.inputs)
     )
 
 
@@ -214,8 +216,14 @@ def _link(f: Fusion, group: Group, needs: set[int]) -> None:
             f.ancestors[g.number] |= mask
 
 
-def _may_join(f: Fusion, group: Group, needs: set[int]) -> bool:
-    return not any(h != group.number and f.depends(h, group.number) for h in needs)
+def _may_join(f: Fusion, group: Group, node: Node) -> bool:
+    """Return whether nothing the node reads waits for the group, but values it takes from it point by point."""
+    for i in node.inputs:
+        if f.group_of.get(i) is group and f.kinds[node] == "point" and i.shape == node.shape:
+            continue
+        if any(h == group.number or f.depends(h, group.number) for h in f.dependencies(i)):
+            return False
+    return True
 
 
 def _join(f: Fusion, group: Group, node: Node, needs: set[int], root: bool = False) -> None:
@@ -236,7 +244,7 @@ def _join_reduction(f: Fusion, node: Node) -> None:
         same = (y.spec.rows, y.dtype) == (x.spec.rows, x.dtype)  # an axis as long as the batch is not the batch
         if not same or "argmax" in (node.opname, group.roots[0].opname):
             continue
-        if group.number not in needs and _may_join(f, group, needs):
+        if _may_join(f, group, node):
             _join(f, group, node, needs, root=True)
             return
     group = _start(f, node, "reduce")
@@ -283,9 +291,7 @@ def _place_point(f: Fusion, node: Node) -> None:
             if mine & theirs:
                 candidates.append(group)
     for group in candidates:
-        if node.opname != "copy" and _may_join(f, group, needs):
-            if f.kinds[node] == "window" and group.number in needs:
-                continue
+        if node.opname != "copy" and _may_join(f, group, node):
             _join(f, group, node, needs)
             return
     _start(f, node, "map")
