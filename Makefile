@@ -18,19 +18,19 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "Smelt needs Python 3.11 or newer; " \
 	"$(PYTHON) is %d.%d. Try: make PYTHON=python3.12 ..." % v[:2])'
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install -qq --upgrade "pip>=25.1"
 
 # The stamps remember that an installation is up to date with pyproject.toml.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable ".[sklearn]"
+	$(BIN)/python -m pip install -qq --editable ".[sklearn]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install -qq --editable . --group dev
 	@touch $@
 
 $(VENV)/.peers: pyproject.toml | $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install -qq torch==2.13.0
 	@touch $@
 
 demo: $(VENV)/.demo
@@ -48,7 +48,7 @@ test-peers: $(VENV)/.peers
 	$(BIN)/python -m pytest -m peers
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks/train_step.py
 
 clean:
 	rm -rf $(VENV) build smelt.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -75,9 +75,7 @@ def torch_forms(threads: int) -> dict[str, Callable[[int], None]]:
         layout = torch.channels_last if last else torch.contiguous_format
         model = model.to(memory_format=layout)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-4, fused=fused)
-        batches = [
-            (torch.from_numpy(x).to(memory_format=layout), torch.from_numpy(y)) for x, y in _batches()
-        ]
+        batches = [(torch.from_numpy(x).to(memory_format=layout), torch.from_numpy(y)) for x, y in _batches()]
 
         def run(i: int) -> None:
             x, y = batches[i % BATCHES]
@@ -97,8 +95,7 @@ def _batches() -> list[tuple]:
 
     rng = np.random.default_rng(0)
     return [
-        (rng.normal(size=(BATCH, 1, 28, 28)).astype(np.float32), rng.integers(0, 10, BATCH))
-        for _ in range(BATCHES)
+        (rng.normal(size=(BATCH, 1, 28, 28)).astype(np.float32), rng.integers(0, 10, BATCH)) for _ in range(BATCHES)
     ]
 
 
@@ -222,8 +219,13 @@ def machine() -> dict[str, str | int]:
         model = names[0] if names else model
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return {
-        **{"processor": model, "cores": os.cpu_count() or 1, "simd": host().name, "cpu": host().cpu},
-        **{"system": platform.system(), "python": platform.python_version(), "load before": f"{load:.2f}"},
+        "processor": model,
+        "cores": os.cpu_count() or 1,
+        "simd": host().name,
+        "cpu": host().cpu,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "load before": f"{load:.2f}",
     }
 
 
@@ -238,12 +240,18 @@ def report(about: dict, compiled: dict[str, float], results: list[Result], threa
     lines = [", ".join(f"{k} {v}" for k, v in about.items())]
     lines += [f"mnist_cnn, Adam, batch {BATCH}: ms per step, median (quartiles)"]
     for r in sorted(results, key=lambda r: (r.threads, r.median)):
-        lines.append(f"  {r.threads} threads  {r.library:<6} {r.form:<22} {r.median:7.3f}  ({r.low:.3f} to {r.high:.3f})")
+        lines.append(
+            f"  {r.threads} threads  {r.library:<6} {r.form:<22} {r.median:7.3f}  ({r.low:.3f} to {r.high:.3f})"
+        )
     for t in threads:
         ours, theirs = best(results, "smelt", t), best(results, "torch", t)
         if ours and theirs:
-            lines.append(f"{t} threads: Smelt is {theirs.median / ours.median:.2f} times as fast as PyTorch's best form")
-    lines.append(f"first call: {compiled['cold']:.0f} ms with an empty cache, {compiled['cached']:.0f} ms from the cache")
+            lines.append(
+                f"{t} threads: Smelt is {theirs.median / ours.median:.2f} times as fast as PyTorch's best form"
+            )
+    lines.append(
+        f"first call: {compiled['cold']:.0f} ms with an empty cache, {compiled['cached']:.0f} ms from the cache"
+    )
     return "\n".join(lines)
 
 

@@ -109,6 +109,15 @@ def load(path: PathLike) -> Module:
     ------
     FileError
         One line that says what is wrong with the file, and what was expected.
+
+    Examples
+    --------
+    >>> import os, tempfile, smelt
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "relu.smelt")
+    ...     smelt.save(smelt.nn.ReLU(), path)
+    ...     smelt.load(path)
+    ReLU()
     """
     meta, arrays = read(path, "model")
     where = f"{os.fspath(path)!r}"

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import doctest
+import json
 import re
+import runpy
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cli.small import write_idx
 
+import smelt
 from smelt.cli.build import build_model
+from smelt.cli.main import main
 from smelt.cli.recipe import Recipe, check
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,3 +56,50 @@ def test_recipes_on_the_page_about_recipes_are_recipes() -> None:
         recipe = Recipe("page", {"data": {"name": "digits"}, **tomllib.loads(block)})
         check(recipe)
         build_model(recipe)
+
+
+def test_the_examples_of_the_readme_run_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_idx(tmp_path / "idx", train=640, test=100)  # the reader has MNIST; its files may be any folder's
+    monkeypatch.setenv("SMELT_DATA", str(tmp_path / "idx"))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    found = blocks("README.md")
+    assert len(found) == 2
+    for line, code in found:
+        exec(compile("\n" * line + code, "README.md", "exec"), names)
+    assert len(names["history"]) == 10 and names["history"][-1].validation_accuracy > 0.9
+    again = smelt.load("mnist.smelt")
+    assert again(names["x"]).shape == (64, 10)
+    assert "README.md:" not in capsys.readouterr().err
+
+
+def masked(text: str) -> list[str]:
+    """Return lines with their figures masked: what two runs share. Lines that are then the same are one."""
+    lines = [re.sub(r"\d[\d.,]*(e-\d+)?", "#", re.sub(r" +", " ", line)).strip() for line in text.strip().splitlines()]
+    return list(dict.fromkeys(lines))
+
+
+def test_the_readme_shows_what_the_demo_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    shown = re.search(r"\$ make demo\n(.*?)```", text, re.DOTALL)
+    assert shown is not None
+    expected = masked(shown[1])
+    monkeypatch.chdir(tmp_path)
+    Path("recipes").symlink_to(ROOT / "recipes")
+    assert expected.pop(0) == masked(".venv/bin/smelt run recipes/digits.toml")[0]
+    assert main(["run", "recipes/digits.toml"]) == 0
+    printed = masked(capsys.readouterr().out)
+    assert [line for line in expected if line != "..."] == printed
+    test = json.loads(Path("runs/digits/history.json").read_text())["test"]
+    assert test["accuracy"] >= 0.97
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.py")), ids=lambda p: p.name)
+def test_examples_run_and_learn(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(path), run_name="__main__")
+    correct, count = re.findall(r"(\d+)/(\d+) right", capsys.readouterr().out)[-1]
+    assert int(correct) / int(count) > 0.95

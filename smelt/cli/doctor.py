@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from smelt.cli.output import Output
 from smelt.measure.machine import Machine, inspect_machine
 
@@ -27,7 +30,7 @@ def report(machine: Machine) -> list[str]:
         ("threads", f"{machine.threads} in a compiled step"),
         ("NumPy", f"{machine.numpy}, BLAS {machine.blas}"),
         ("compiler", f"LLVM {machine.llvm} by llvmlite {machine.llvmlite}"),
-        ("cache", f"{machine.cache_bytes / 1e6:.1f} MB in {machine.cache_folder}"),
+        ("cache", f"{machine.cache_bytes / 1e6:.1f} MB in {_from_home(machine.cache_folder)}"),
     ]
     measured = [
         ("arithmetic, 1 thread", machine.peak_gflops_one_thread, "GFLOP/s float32 (fused multiply-add)"),
@@ -35,11 +38,16 @@ def report(machine: Machine) -> list[str]:
         ("memory", machine.bandwidth_gb_per_s, "GB/s (triad, all threads)"),
         ("NumPy's matrix product", machine.numpy_matmul_gflops, "GFLOP/s float32, 768 × 768"),
     ]
-    lines = [f"{name:<12} {text}" for name, text in rows]
+    lines = [f"{name:<15} {text}" for name, text in rows]
     if any(value is not None for _, value, _ in measured):
         lines += ["", "measured now"]
-        lines += [f"  {name:<24} {value:8.1f} {unit}" for name, value, unit in measured if value is not None]
+        lines += [f"  {name:<23} {value:8.1f} {unit}" for name, value, unit in measured if value is not None]
     return lines + [f"warning: {w}" for w in machine.warnings]
+
+
+def _from_home(folder: str) -> str:
+    home = str(Path.home())
+    return "~" + folder.removeprefix(home) if folder.startswith(home + os.sep) else folder
 
 
 def _cache(cache: dict[str, int | str | None]) -> str:

@@ -42,7 +42,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, recipe: Recipe, force: bool) -> None:
-        self.path = path
+        self.path, self.force = path, force
         self.recipe_text = to_toml(_without_output(recipe))
         if path.exists() and not path.is_dir():
             raise RecipeError(f"'{path}': not a folder, expected one to write to")
@@ -82,7 +82,7 @@ class RunFolder:
         Raises
         ------
         RecipeError
-            When there is nothing to resume.
+            When there is nothing to resume, or something that would be lost.
         OSError
             When the folder cannot be written.
         """
@@ -91,6 +91,11 @@ class RunFolder:
             done = _read(self.path / "recipe.toml") == self.recipe_text
             state = "the run is finished" if done else "no checkpoint of this recipe"
             raise RecipeError(f"'{self.path}': {state}, expected one to resume; leave out --resume to start anew")
+        if mine and not resume and not self.force:
+            raise RecipeError(
+                f"'{self.path}': holds an unfinished run of this recipe, expected --resume to go on with it, "
+                "or --force to start anew"
+            )
         self.path.mkdir(parents=True, exist_ok=True)
         if not resume:
             self._forget()

@@ -155,9 +155,9 @@ def check(recipe: Recipe) -> None:
                 text = f"{key}: received {_shown(value)}, expected {AUGMENT[key].expected()}"
                 raise recipe.error("data", "augment", text)
     for key in ("name", "layers"):
-        value = recipe.options("model").get(key)
-        if value is not None and not MODEL[key].holds(value):
-            raise recipe.error("model", key, f"received {_shown(value)}, expected {MODEL[key].expected()}")
+        given = recipe.options("model").get(key)
+        if given is not None and not MODEL[key].holds(given):
+            raise recipe.error("model", key, f"received {_shown(given)}, expected {MODEL[key].expected()}")
     if ("name" in recipe.tables["model"]) == ("layers" in recipe.tables["model"]):
         raise recipe.error("model", "", f"keys {_keys(recipe.tables['model'])}, expected either 'name' or 'layers'")
 

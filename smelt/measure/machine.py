@@ -24,7 +24,8 @@ from smelt.measure.peaks import bandwidth, matmul_flops, peak_flops
 from smelt.runtime import workers
 
 _CPU = Path("/sys/devices/system/cpu/cpu0/cache")
-_SLOW_BLAS = 0.35  # of the measured peak; below it NumPy's matrix product is called slow
+_BUSY = 0.4  # of the processors; above it measuring says little
+_SLOW_BLAS = 0.2  # of the measured peak; below it NumPy's matrix product is called slow
 
 
 @dataclass
@@ -112,7 +113,12 @@ def inspect_machine(measure: bool = True) -> Machine:
         machine.peak_gflops_all_threads = round(peak_flops(machine.threads) / 1e9, 1)
         machine.bandwidth_gb_per_s = round(bandwidth(machine.threads, last) / 1e9, 1)
         machine.numpy_matmul_gflops = round(matmul_flops() / 1e9, 1)
-        if machine.numpy_matmul_gflops < _SLOW_BLAS * machine.peak_gflops_all_threads:
+        busy = load()
+        if busy > _BUSY * machine.affinity:
+            machine.warnings.append(
+                f"other work ran in the last minute (load {busy:.1f}): what was measured may be too low"
+            )
+        elif machine.numpy_matmul_gflops < _SLOW_BLAS * machine.peak_gflops_all_threads:
             machine.warnings.append(
                 f"NumPy's matrix product ({machine.blas}) reaches {machine.numpy_matmul_gflops:g} GFLOP/s of "
                 f"{machine.peak_gflops_all_threads:g}: operations outside smelt.compile will be slow"
@@ -194,6 +200,11 @@ def cpu_quota() -> float | None:
         limit = int((folder / "cpu.cfs_quota_us").read_text())
         return None if limit <= 0 else limit / int((folder / "cpu.cfs_period_us").read_text())
     return None
+
+
+def load() -> float:
+    """Return how many processors were busy in the last minute."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def blas_name() -> str:

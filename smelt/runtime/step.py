@@ -70,7 +70,7 @@ class _Dict(dict):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Dict) and list(self.items()) == list(other.items())
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 class _Same:
@@ -213,7 +213,8 @@ class _Variant:
             self.table[self.first_state + i] = array.ctypes.data
         written = [a for a, s in zip(self.bound, self.graph.states, strict=True) if s in self.graph.updates]
         self.written = [(a.ctypes.data, a.ctypes.data + a.nbytes) for a in written]
-        self.written_range = (min((w[0] for w in self.written), default=0), max((w[1] for w in self.written), default=0))
+        self.written_low = min((low for low, _ in self.written), default=0)
+        self.written_high = max((high for _, high in self.written), default=0)
 
     # --- calling -----------------------------------------------------------------------------------------------
 
@@ -253,7 +254,7 @@ class _Variant:
         table[0] = rows
         team = workers.team()
         table[2] = team.address
-        low, high = self.written_range
+        low, high = self.written_low, self.written_high
         copies = []
         for i, a in enumerate(arrays):
             address = a.ctypes.data

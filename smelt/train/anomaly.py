@@ -49,6 +49,17 @@ class NonFiniteLoss(ArithmeticError):
         The learning rate of the step.
     op : str
         The primitive that gave the first value that was not finite; empty when it is none's fault.
+
+    Examples
+    --------
+    >>> import numpy as np, smelt
+    >>> from smelt import nn, optim, train
+    >>> trainer = smelt.Trainer(nn.Linear(2, 1), lambda out, y: (out * 0).log().mean(), optim.SGD(lr=0.1))
+    >>> try:
+    ...     trainer.fit(np.ones((8, 2)), epochs=1, batch_size=8, progress=False)
+    ... except train.NonFiniteLoss as e:
+    ...     print(e.step, e.op)
+    1 log
     """
 
     def __init__(self, message: str, step: int, epoch: int, lr: float, op: str) -> None:

@@ -71,9 +71,7 @@ class Checkpoints:
         path = self.folder / f"step-{step:09d}.checkpoint"
         files.write(path, "checkpoint", meta, arrays)
         self._bad.discard(path)
-        for old in self.paths()[: -self.keep]:
-            with contextlib.suppress(OSError):
-                old.unlink()
+        self._remove_superfluous()
 
     def load(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
         """Return the newest complete checkpoint, or None when there are none at all.
@@ -88,13 +86,21 @@ class Checkpoints:
         paths = self.paths()
         for path in reversed(paths):
             try:
-                return files.read(path, "checkpoint")
+                found = files.read(path, "checkpoint")
             except FileError as e:
                 self._bad.add(path)
                 print(f"smelt: checkpoint passed over: {e}", file=sys.stderr)
+                continue
+            self._remove_superfluous()
+            return found
         if paths:
             raise FileError(f"{os.fspath(self.folder)!r}: none of its {len(paths)} checkpoints can be read")
         return None
+
+    def _remove_superfluous(self) -> None:
+        for old in self.paths()[: -self.keep]:
+            with contextlib.suppress(OSError):
+                old.unlink()
 
     def _remove_temporaries(self) -> None:
         for path in self.folder.iterdir():

@@ -31,6 +31,12 @@ class Epoch:
         Time of the training steps, with the preparation of their batches.
     seconds : float
         Time of the whole epoch.
+
+    Examples
+    --------
+    >>> from smelt.train import Epoch
+    >>> Epoch(1, lr=0.1, loss=2.5).to_dict()["loss"]
+    2.5
     """
 
     epoch: int

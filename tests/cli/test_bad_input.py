@@ -19,7 +19,7 @@ from data.data_files import gz, idx_bytes, npy_bytes, npz_bytes, zip_bytes
 import smelt
 from smelt import nn
 
-from .conftest import RECIPE, Smelt, digest
+from .small import RECIPE, Smelt, digest
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte"
 TEST_LABELS = "t10k-labels-idx1-ubyte"

@@ -17,7 +17,7 @@ import pytest
 import smelt
 from smelt.cli.folder import RESULTS
 
-from .conftest import RECIPE, Smelt, digest, write_idx
+from .small import RECIPE, Smelt, digest, write_idx
 
 
 def test_a_run_says_what_it_does_and_writes_five_files(smelt_command: Smelt, recipe: Path) -> None:
@@ -100,6 +100,9 @@ def test_an_interrupted_run_says_so_and_resumes_to_the_same_bytes(smelt_command:
     assert err.strip() == "smelt: interrupted; broken holds a checkpoint: go on with --resume"
     assert sorted(os.listdir("broken")) == ["checkpoints", "unfinished.toml"]
     assert "unfinished run of another recipe" in smelt_command("run", recipe, "--out", "broken", "--seed", 9).error
+    before = digest(Path("broken"))
+    assert "expected --resume to go on with it" in smelt_command("run", recipe, "--out", "broken").error
+    assert digest(Path("broken")) == before
     assert smelt_command("run", recipe, "--out", "broken", "--resume").status == 0
     assert smelt_command("run", recipe, "--out", "whole").status == 0
     assert Path("broken/model.smelt").read_bytes() == Path("whole/model.smelt").read_bytes()

@@ -87,9 +87,7 @@ class _Walk:
                 at = _sums(at, np.array(values) * coef)
             if at[0] < 0 or at[-1] >= buffer.size:
                 kind = "writes" if write else "reads"
-                out.problems.append(
-                    f"{self.kernel.name} {kind} {buffer.name}[{at[0]}..{at[-1]}] of {buffer.size}"
-                )
+                out.problems.append(f"{self.kernel.name} {kind} {buffer.name}[{at[0]}..{at[-1]}] of {buffer.size}")
                 at = at[(at >= 0) & (at < buffer.size)]
             masks = out.writes if write else out.reads
             masks.setdefault(buffer, np.zeros(buffer.size, bool))[at] = True

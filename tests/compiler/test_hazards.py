@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from graph.random_graphs import Program, programs
 from hypothesis import given, settings
 
 from smelt import ShapeError
@@ -14,7 +16,6 @@ from smelt.compiler.loops import Kernel
 from smelt.compiler.passes.memory import lives
 from smelt.compiler.program import Lowered
 from smelt.tensor import Tensor
-from graph.random_graphs import Program, programs
 
 from .hazards import find_hazards
 from .isas import ISAS, ZNVER4
@@ -77,8 +78,8 @@ def test_buffers_alive_in_one_phase_do_not_overlap(name: str) -> None:
     life = lives(lowered.phases)
     for i in range(len(lowered.phases)):
         alive = sorted((b.offset, b.offset + b.nbytes) for b, (first, last) in life.items() if first <= i <= last)
-        assert all(end <= start for (_, end), (start, _) in zip(alive, alive[1:], strict=False))
-        assert all(start % 64 == 0 and 0 <= start and end <= lowered.arena_bytes for start, end in alive)
+        assert all(end <= start for (_, end), (start, _) in pairwise(alive))
+        assert all(start % 64 == 0 and start >= 0 and end <= lowered.arena_bytes for start, end in alive)
 
 
 # --- the checker itself -----------------------------------------------------------------------------------

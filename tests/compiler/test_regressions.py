@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 import smelt
-from smelt import ops
+from smelt import nn, ops
 from smelt.tensor import Tensor
 
 
@@ -49,7 +49,7 @@ def test_a_gradient_waits_for_the_product_it_is_a_view_of() -> None:
 
     def function(x: Tensor) -> tuple[Tensor, ...]:
         w, v = Tensor(conv, requires_grad=True), Tensor(dense)
-        out = smelt.nn.functional.conv2d(x, w).flatten(1) @ v
+        out = nn.functional.conv2d(x, w).flatten(1) @ v
         (out * out).mean().backward()
         assert w.grad is not None
         return (w.grad,)

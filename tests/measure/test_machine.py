@@ -63,6 +63,9 @@ def test_a_slow_blas_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "bandwidth", lambda threads, last: 1e10)
     monkeypatch.setattr(machine, "matmul_flops", lambda: 1e9)
     monkeypatch.setattr(machine, "blas_name", lambda: "none")
+    monkeypatch.setattr(machine, "load", lambda: 0.0)
     warnings = inspect_machine().warnings
     assert any("reaches 1 GFLOP/s of 100" in w for w in warnings)
     assert any("without a BLAS" in w for w in warnings)
+    monkeypatch.setattr(machine, "load", lambda: 64.0)
+    assert any("other work ran in the last minute (load 64.0)" in w for w in inspect_machine().warnings)

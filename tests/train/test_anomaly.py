@@ -108,6 +108,24 @@ def test_a_rate_that_is_too_high() -> None:
     assert error.step > 1 and error.lr == 1e4 and (error.op or "parameter" in str(error))
 
 
+def test_an_update_that_made_weights_bad_is_found_as_the_error_says() -> None:
+    """The loss is finite, its gradient is not: noticed one step later, found by training eagerly and watched."""
+
+    class Root(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return (x - x).sqrt() + x
+
+    def trainer(compiled: bool) -> smelt.Trainer:
+        smelt.seed(0)
+        return smelt.Trainer(network(Root()), nn.CrossEntropyLoss(), optim.SGD(lr=0.1), compile=compiled)
+
+    error = run(trainer(True))
+    assert error.step == 2 and "already: an earlier update made it so; train with compile=False" in str(error)
+    model = trainer(False)
+    with train.anomaly(model.model), pytest.raises(train.NonFiniteValue, match=r"differentiating sqrt in layer '5'"):
+        model.fit(images(), epochs=1, batch_size=32, progress=False)
+
+
 def test_a_gradient() -> None:
     w = smelt.Parameter([0.0, 1.0], name="w")
     with train.anomaly(), pytest.raises(train.NonFiniteValue, match=r"gave inf .*differentiating sqrt.*w\.sqrt\(\)"):
