@@ -69,7 +69,7 @@ def bandwidth(threads: int = 1, last_cache: int = 0, seconds: float = 0.3) -> fl
     return 12 * size / _best_time(kernel, arrays, threads, seconds)
 
 
-def matmul_flops(size: int = 768, seconds: float = 0.15) -> float:
+def matmul_flops(size: int = 768, seconds: float = 0.4) -> float:
     """Return operations per second of NumPy's float32 matrix product, with the threads NumPy takes."""
     a = np.full((size, size), 0.5, np.float32)
     out = np.empty_like(a)

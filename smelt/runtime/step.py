@@ -405,8 +405,8 @@ def explain(step: Compiled, loops: bool = False) -> str:
     >>> import numpy as np, smelt
     >>> double = smelt.compile(lambda x: x * 2.0)
     >>> y = double(np.ones(4, np.float32))
-    >>> print(smelt.explain(double).splitlines()[1])
-      %0 = mul(%x0, 2.0) : f32[b≤4]
+    >>> print(smelt.explain(double).splitlines()[0])
+    graph <lambda>(%x0: f32[b≤4])
     """
     return "\n\n".join([format_graph(step.graph, lines=True), step.lowered().text(loops)])
 

@@ -350,13 +350,11 @@ class _Assign:
         for reader in self._readers(state):
             other = self.f.group_of.get(reader)
             if other is group:
-                direct = state in reader.inputs and reader.shape == state.shape and reader in group.nodes
-                if not direct or self.f.kinds[reader] == "window" or group.shape != state.shape:
+                same_point = reader in group.nodes and state in reader.inputs and reader.shape == state.shape
+                if not same_point or self.f.kinds[reader] == "window":
                     return False
-                if reader.opname == "advance_random" or any(
-                    self.f.kinds[i] == "view" and self._looks_at(i, state) for i in reader.inputs
-                ):
-                    return reader.opname == "advance_random"
+                if any(self.f.kinds[i] == "view" and self._looks_at(i, state) for i in reader.inputs):
+                    return False
             elif other is not None and self.f.depends(other.number, group.number):
                 return False
         return True
