@@ -1,27 +1,15 @@
 """Smelt: train small neural networks on CPUs at hardware speed, measure them, make them small, ship them."""
 
 from smelt._version import __version__
+from smelt.autograd import no_grad
 from smelt.errors import FileError, RecipeError, ShapeError, TraceError
 from smelt.files import load, save
+from smelt.functions import arange, concat, full, maximum, minimum, ones, stack, where, zeros
 from smelt.measure.summary import summary
 from smelt.random import seed
 from smelt.runtime.step import compile, explain
 from smelt.runtime.workers import get_threads, set_threads
-from smelt.tensor import (
-    Parameter,
-    Tensor,
-    arange,
-    concat,
-    full,
-    maximum,
-    minimum,
-    no_grad,
-    ones,
-    stack,
-    tensor,
-    where,
-    zeros,
-)
+from smelt.tensor import Parameter, Tensor, tensor
 from smelt.train import History, Trainer
 
 __all__ = [

@@ -91,9 +91,7 @@ def _words(seed: int) -> np.ndarray:
 def _refuse_tracing(what: str) -> None:
     if current_tracer() is not None:
         raise TraceError(
-            at_user_line(
-                f"{what} inside a compiled function would happen once, while tracing: call it outside"
-            )
+            at_user_line(f"{what} inside a compiled function would happen once, while tracing: call it outside")
         )
 
 
@@ -194,14 +192,10 @@ def set_state(state: Mapping[str, np.ndarray]) -> None:
     arrays = {k: np.asarray(v) for k, v in state.items()}
     if {k: (a.shape, a.dtype) for k, a in arrays.items()} != expected:
         received = {k: f"{a.dtype}{list(a.shape)}" for k, a in arrays.items()}
-        raise ValueError(
-            f"random state: expected default uint32[4] and weights uint64[13], received {received}"
-        )
+        raise ValueError(f"random state: expected default uint32[4] and weights uint64[13], received {received}")
     words = arrays["weights"]
     if words[10] > 4 or words[11] > 1 or words[12] > _WORD:
-        raise ValueError(
-            f"random state: weights end in {words[10:].tolist()}, which is no generator's position"
-        )
+        raise ValueError(f"random state: weights end in {words[10:].tolist()}, which is no generator's position")
     fresh = _philox(0)
     fresh.bit_generator.state = {
         "bit_generator": "Philox",

@@ -7,66 +7,22 @@ appended to the graph; the gradient is the same walk over the same records in ei
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Any, Union
 
 import numpy as np
 
 from smelt import ops
+from smelt.autograd import Record, mode, no_grad, walk_back
 from smelt.errors import ShapeError, TraceError, at_user_line
-from smelt.graph.graph import Node, topological  # noqa: F401  (Node is part of Tensor's value)
+from smelt.graph.graph import Node
 from smelt.graph.trace import BatchSize, Tracer, current_tracer, plain, plain_shape
+from smelt.indexing import resolve
 from smelt.ops import primitive
 from smelt.ops.primitive import DTypes, Primitive, Spec, short_dtype
 from smelt.ops.shapes import normalize_axes, normalize_axis
 
 ArrayLike = Union["Tensor", np.ndarray, float, int, bool, Sequence[Any]]
-
-
-class _Mode(threading.local):
-    grad = True
-    observe: Callable[[Tensor, Primitive, tuple[Tensor, ...]], None] | None = None  # sees every eager result
-    differentiating: _Record | None = None  # what ``backward`` is at, while results are observed
-
-
-_mode = _Mode()
-
-
-@contextmanager
-def no_grad() -> Iterator[None]:
-    """Run operations without recording them for ``backward``.
-
-    Examples
-    --------
-    >>> import smelt
-    >>> w = smelt.Parameter([1.0, 2.0])
-    >>> with smelt.no_grad():
-    ...     y = w * 2
-    >>> y.requires_grad
-    False
-    """
-    before, _mode.grad = _mode.grad, False
-    try:
-        yield
-    finally:
-        _mode.grad = before
-
-
-def grad_enabled() -> bool:
-    """Return whether operations are being recorded for ``backward``."""
-    return _mode.grad
-
-
-class _Record:
-    """How a tensor was made, for ``backward``."""
-
-    __slots__ = ("attrs", "inputs", "line", "op")
-
-    def __init__(self, op: Primitive, inputs: tuple[Tensor, ...], attrs: dict[str, Any]) -> None:
-        self.op, self.inputs, self.attrs = op, inputs, attrs
-        self.line = ""
 
 
 class Tensor:
@@ -95,7 +51,7 @@ class Tensor:
 
     def __init__(self, value: Any, requires_grad: bool = False, name: str = "") -> None:
         self._value: np.ndarray | Node = value if isinstance(value, Node) else _as_array(value)
-        self._record: _Record | None = None
+        self._record: Record | None = None
         self._grad: Tensor | None = None
         self._tracer: Tracer | None = current_tracer()
         self._bound = False  # whether a program has fixed where and in which order the elements lie
@@ -277,7 +233,7 @@ class Tensor:
         if not self.requires_grad:
             raise ShapeError(at_user_line("backward: nothing this tensor was computed from requires a gradient"))
         with no_grad():
-            _backward(self, seed)
+            walk_back(self, seed)
 
     # --- operators ---------------------------------------------------------------------------------------------
 
@@ -368,7 +324,12 @@ class Tensor:
         return self if self.dtype.kind == "f" else self.astype("float32")
 
     def __getitem__(self, index: Any) -> Tensor:
-        return _getitem(self, index)
+        have = self._spec.shape
+        s = resolve(index, have)
+        whole = (s.start, s.step, s.size) == ((0,) * self.ndim, (1,) * self.ndim, have)
+        out = self if whole else ops.slice_(self, start=s.start, step=s.step, size=s.size)
+        shape = self.shape
+        return out.reshape(tuple(1 if a is None else shape[a] if s.size[a] == have[a] else s.size[a] for a in s.axes))
 
     def __iter__(self) -> Iterator[Tensor]:
         for i in range(len(self)):
@@ -649,11 +610,11 @@ def apply(op: Primitive, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Tens
     else:
         value = op.evaluate(*(t._concrete(op.name) for t in inputs), **attrs)
     out = wrap(value)
-    if _mode.grad and op.differentiable and any(t.requires_grad for t in inputs):
+    if mode.grad and op.differentiable and any(t.requires_grad for t in inputs):
         out.requires_grad = True
-        out._record = _Record(op, inputs, attrs)
-    if tracer is None and _mode.observe is not None:
-        _mode.observe(out, op, inputs)
+        out._record = Record(op, inputs, attrs)
+    if tracer is None and mode.observe is not None:
+        mode.observe(out, op, inputs)
     return out
 
 
@@ -680,137 +641,3 @@ def matmul(a: ArrayLike, b: ArrayLike) -> Tensor:
     if column:
         out = out.squeeze(-1)
     return out.squeeze(-1 if column else -2) if row else out
-
-
-def _backward(root: Tensor, seed: Tensor) -> None:
-    order: list[Tensor] = []
-    seen: set[int] = set()
-    stack: list[tuple[Tensor, bool]] = [(root, False)]
-    while stack:
-        t, expanded = stack.pop()
-        if expanded:
-            order.append(t)
-            continue
-        if id(t) in seen:
-            continue
-        seen.add(id(t))
-        stack.append((t, True))
-        if t._record is not None:
-            stack.extend((i, False) for i in t._record.inputs if i.requires_grad and id(i) not in seen)
-    grads: dict[int, Tensor] = {id(root): seed}
-    for t in reversed(order):
-        g = grads.pop(id(t), None)
-        if g is None:
-            continue
-        record = t._record
-        if record is None:
-            before = t.grad
-            t.grad = g if before is None else before + g
-            continue
-        if _mode.observe is not None:
-            _mode.differentiating = record
-        for i, source in enumerate(record.inputs):
-            if not source.requires_grad:
-                continue
-            part = record.op.gradient(i, g, t, record.inputs, record.attrs)
-            if part is not None:
-                have = grads.get(id(source))
-                grads[id(source)] = part if have is None else have + part
-
-
-def _getitem(x: Tensor, index: Any) -> Tensor:
-    items = list(index) if isinstance(index, tuple) else [index]
-    for item in items:
-        known = item is None or item is Ellipsis or isinstance(item, (slice, int, np.integer))
-        if not known or isinstance(item, bool):
-            raise ShapeError(
-                at_user_line(f"indexing: expected integers, slices, None or ..., received {type(item).__name__}")
-            )
-    used = sum(i is not None and i is not Ellipsis for i in items)
-    if used > x.ndim:
-        raise ShapeError(at_user_line(f"indexing: {used} indices for {x.ndim} axes of {x._spec.shape}"))
-    if items.count(Ellipsis) > 1:
-        raise ShapeError(at_user_line("indexing: more than one ..."))
-    if Ellipsis not in items:
-        items.append(Ellipsis)
-    at = items.index(Ellipsis)
-    items[at : at + 1] = [slice(None)] * (x.ndim - used)
-    start, step, size = [], [], []
-    shape: list[int] = []
-    axis = 0
-    have = x._spec.shape
-    for item in items:
-        if item is None:
-            shape.append(1)
-            continue
-        d = have[axis]
-        if isinstance(item, slice):
-            if item.step == 0:
-                raise ShapeError(at_user_line("indexing: a slice's step cannot be 0"))
-            a, stop, s = item.indices(d)
-            n = len(range(a, stop, s))
-            shape.append(x.shape[axis] if n == d else n)
-        else:
-            a, s, n = int(item), 1, 1
-            if not -d <= a < d:
-                raise ShapeError(at_user_line(f"indexing: index {a} is out of range for axis {axis} of {have}"))
-            a %= d
-        start.append(a if n else 0)
-        step.append(s)
-        size.append(n)
-        axis += 1
-    out = x
-    if (tuple(start), tuple(step), tuple(size)) != ((0,) * x.ndim, (1,) * x.ndim, have):
-        out = ops.slice_(x, start=tuple(start), step=tuple(step), size=tuple(size))
-    return out.reshape(tuple(shape))
-
-
-def zeros(shape: Sequence[int] | int, dtype: Any = "float32") -> Tensor:
-    """Return a tensor of zeros."""
-    return full(shape, 0, dtype)
-
-
-def ones(shape: Sequence[int] | int, dtype: Any = "float32") -> Tensor:
-    """Return a tensor of ones."""
-    return full(shape, 1, dtype)
-
-
-def full(shape: Sequence[int] | int, value: float, dtype: Any = "float32") -> Tensor:
-    """Return a tensor filled with ``value``."""
-    if isinstance(shape, Sequence) and any(isinstance(d, BatchSize) for d in shape):
-        return Tensor(np.asarray(value, dtype)).broadcast_to(shape)
-    return Tensor(np.full(shape, value, dtype))
-
-
-def arange(stop: int, dtype: Any = "int64") -> Tensor:
-    """Return 0, 1, ... ``stop`` - 1."""
-    return Tensor(np.arange(stop, dtype=dtype))
-
-
-def concat(tensors: Sequence[ArrayLike], axis: int = 0) -> Tensor:
-    """Return tensors joined along ``axis``."""
-    parts = [as_tensor(t) for t in tensors]
-    if not parts:
-        raise ShapeError(at_user_line("concat: expected at least one tensor"))
-    return ops.concat(*parts, axis=normalize_axis("concat", axis, parts[0].ndim))
-
-
-def stack(tensors: Sequence[ArrayLike], axis: int = 0) -> Tensor:
-    """Return tensors joined along a new axis."""
-    return concat([as_tensor(t).unsqueeze(axis) for t in tensors], axis)
-
-
-def where(condition: ArrayLike, a: ArrayLike, b: ArrayLike) -> Tensor:
-    """Return elements of ``a`` where ``condition`` holds, else of ``b``."""
-    left, right = promote(a, b) if isinstance(a, Tensor) else promote(b, a)[::-1]
-    return ops.where(as_tensor(condition), left, right)
-
-
-def maximum(a: ArrayLike, b: ArrayLike) -> Tensor:
-    """Return the larger of each pair of elements."""
-    return ops.maximum(*promote(a, b))
-
-
-def minimum(a: ArrayLike, b: ArrayLike) -> Tensor:
-    """Return the smaller of each pair of elements."""
-    return ops.minimum(*promote(a, b))

@@ -26,4 +26,4 @@ def test_examples_print_what_they_say(name: str) -> None:
 def test_the_package_has_examples() -> None:
     finder = doctest.DocTestFinder(exclude_empty=True)
     found = {t.name for name in MODULES for t in finder.find(importlib.import_module(name)) if t.examples}
-    assert {"smelt.tensor.Tensor", "smelt.tensor.no_grad", "smelt.ops.random.threefry2x32"} <= found
+    assert {"smelt.tensor.Tensor", "smelt.autograd.no_grad", "smelt.ops.random.threefry2x32"} <= found

@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 import smelt
 from smelt import Parameter, ShapeError, Tensor, tensor
-from smelt.tensor import grad_enabled, matmul, promote
+from smelt.autograd import grad_enabled
+from smelt.tensor import matmul, promote
 
 ALL_DTYPES = ("float32", "float64", "int32", "int64", "uint32", "uint8", "bool")
 THIS_FILE = r"\[test_tensor\.py:\d+: "
@@ -212,13 +213,9 @@ def test_bools_are_counted_not_or_ed() -> None:
 
 
 def test_mixed_dtypes_reach_a_primitive_only_by_a_cast() -> None:
-    with pytest.raises(
-        ShapeError, match=rf"add: dtypes differ: f32\[1\], f64\[1\]; cast one of them  {THIS_FILE}"
-    ):
+    with pytest.raises(ShapeError, match=rf"add: dtypes differ: f32\[1\], f64\[1\]; cast one of them  {THIS_FILE}"):
         smelt.ops.add(tensor([1.0]), Tensor(np.ones(1)))
-    with pytest.raises(
-        ShapeError, match=rf"where: expected a bool condition, received i64\[2\].*{THIS_FILE}"
-    ):
+    with pytest.raises(ShapeError, match=rf"where: expected a bool condition, received i64\[2\].*{THIS_FILE}"):
         smelt.where(tensor([0, 1]), 1.0, 2.0)
     with pytest.raises(ShapeError, match=rf"add: expected a numeric tensor, received bool.*{THIS_FILE}"):
         tensor([True]) + tensor([True])
@@ -265,9 +262,7 @@ def test_one_element_becomes_a_python_number() -> None:
 
 
 def test_item_of_several_elements_shows_the_shape() -> None:
-    with pytest.raises(
-        ShapeError, match=rf"item\(\): expected one element, received shape \(2, 1\)  {THIS_FILE}"
-    ):
+    with pytest.raises(ShapeError, match=rf"item\(\): expected one element, received shape \(2, 1\)  {THIS_FILE}"):
         tensor([[1.0], [2.0]]).item()
     with pytest.raises(ValueError, match="ambiguous"):
         bool(tensor([1.0, 2.0]))
@@ -297,9 +292,7 @@ def test_text_shows_values_and_dtype() -> None:
 
 
 def test_a_parameter_is_floating() -> None:
-    with pytest.raises(
-        ShapeError, match=f"Parameter: expected floating-point values, received int64.*{THIS_FILE}"
-    ):
+    with pytest.raises(ShapeError, match=f"Parameter: expected floating-point values, received int64.*{THIS_FILE}"):
         Parameter([1, 2])
 
 
@@ -332,9 +325,7 @@ def test_matmul_is_numpys(left: tuple[int, ...], right: tuple[int, ...]) -> None
 
 
 @pytest.mark.parametrize(("left", "right"), PRODUCTS, ids=str)
-def test_gradient_of_matmul_has_the_operands_shapes_and_values(
-    left: tuple[int, ...], right: tuple[int, ...]
-) -> None:
+def test_gradient_of_matmul_has_the_operands_shapes_and_values(left: tuple[int, ...], right: tuple[int, ...]) -> None:
     x, y = Tensor(filled(*left), requires_grad=True), Tensor(filled(*right), requires_grad=True)
     out = x @ y
     weights = filled(*out.shape)
@@ -436,9 +427,7 @@ def test_moving_elements_is_numpys(data: st.DataObject) -> None:
         (lambda t: t.sum().backward(), "backward: nothing this tensor was computed from requires a gradient"),
     ],
 )
-def test_errors_say_what_was_received_and_name_this_file(
-    function: Callable[[Tensor], Any], message: str
-) -> None:
+def test_errors_say_what_was_received_and_name_this_file(function: Callable[[Tensor], Any], message: str) -> None:
     with pytest.raises(ShapeError, match=f"{message}.*{THIS_FILE}"):
         function(Tensor(filled(2, 3)))
 
@@ -505,9 +494,7 @@ def test_backward_takes_the_gradient_of_its_result() -> None:
 @pytest.mark.parametrize("grad", [1.0, [1.0], [[1.0, 1.0]], np.ones(3)])
 def test_a_gradient_of_another_shape_is_refused(grad: Any) -> None:
     w = Parameter([1.0, 2.0])
-    with pytest.raises(
-        ShapeError, match=rf"backward: expected a gradient f32\[2\], received f32.*{THIS_FILE}"
-    ):
+    with pytest.raises(ShapeError, match=rf"backward: expected a gradient f32\[2\], received f32.*{THIS_FILE}"):
         (w * 2).backward(grad)
     assert w.grad is None
 

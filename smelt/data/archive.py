@@ -106,18 +106,13 @@ def read(path: str | os.PathLike[str], names: Iterable[str] | None = None) -> di
                     if name not in members:
                         present = ", ".join(map(repr, list(members)[:20])) or "nothing"
                         raise DataError(f"{where}: no array named {name!r}, expected one of: {present}")
-                return {
-                    name: _read_member(archive, members[name], size, f"{where}, array {name!r}")
-                    for name in chosen
-                }
+                return {name: _read_member(archive, members[name], size, f"{where}, array {name!r}") for name in chosen}
         except DataError:
             raise
         except (zipfile.BadZipFile, EOFError, zlib.error, struct.error) as error:
             raise DataError(f"{where}: corrupt or truncated ({error}), expected a whole NPZ file") from None
         except OSError as error:
-            raise DataError(
-                f"{where}: cannot be read ({error.strerror or error}), expected a whole file"
-            ) from None
+            raise DataError(f"{where}: cannot be read ({error.strerror or error}), expected a whole file") from None
         except (ValueError, NotImplementedError, RuntimeError, OverflowError) as error:
             # zipfile lets these out for nonsense offsets, versions, flags and names.
             raise DataError(f"{where}: not a sound zip archive ({error}), expected an NPZ file") from None
@@ -174,9 +169,7 @@ def _npy_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtyp
     start = stream.read(8)
     version = tuple(start[6:8])
     if start[:6] != _MAGIC or version not in ((1, 0), (2, 0), (3, 0)):
-        raise DataError(
-            f"{where}: starts with {start.hex(' ')!r}, expected an NPY array of version 1, 2 or 3"
-        )
+        raise DataError(f"{where}: starts with {start.hex(' ')!r}, expected an NPY array of version 1, 2 or 3")
     width = 2 if version == (1, 0) else 4
     length = int.from_bytes(_exactly(stream, width, where), "little")
     if length > MAX_HEADER:

@@ -64,9 +64,7 @@ class RandomCrop:
     (8, 3, 32, 32)
     """
 
-    def __init__(
-        self, padding: int, mode: Literal["constant", "reflect"] = "constant", fill: float = 0
-    ) -> None:
+    def __init__(self, padding: int, mode: Literal["constant", "reflect"] = "constant", fill: float = 0) -> None:
         if mode not in ("constant", "reflect"):
             raise DataError(f"RandomCrop: mode {mode!r}, expected 'constant' or 'reflect'")
         self.padding = _pixels(padding, "RandomCrop: padding")
@@ -193,9 +191,7 @@ def _pixels(value: object, where: str) -> int:
 
 def _spatial(x: Array, axes: int, where: str) -> None:
     if x.ndim < 2 + axes:
-        raise DataError(
-            f"{where}: a batch of shape {x.shape}, expected (samples, channels) and {axes} axes or more"
-        )
+        raise DataError(f"{where}: a batch of shape {x.shape}, expected (samples, channels) and {axes} axes or more")
 
 
 def _fill(fill: float) -> str:

@@ -131,30 +131,20 @@ def _download(url: str, path: Path, published: Published) -> None:
         _remove_stale(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        raise DataError(
-            f"'{path}': cannot be written ({error.strerror}), expected a writable folder"
-        ) from None
+        raise DataError(f"'{path}': cannot be written ({error.strerror}), expected a writable folder") from None
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             size, digest = _receive(url, file.fileno(), published.size)
             if (size, digest) != (published.size, published.sha256):
-                what = (
-                    f"over {published.size} bytes"
-                    if size > published.size
-                    else f"{size} bytes, sha256 {digest}"
-                )
-                raise DataError(
-                    f"'{url}': gave {what}, expected {published.size} bytes, sha256 {published.sha256}"
-                )
+                what = f"over {published.size} bytes" if size > published.size else f"{size} bytes, sha256 {digest}"
+                raise DataError(f"'{url}': gave {what}, expected {published.size} bytes, sha256 {published.sha256}")
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except DataError:
         raise
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DataError(
-            f"'{url}': download to '{path}' failed ({error}), expected the file: {hint}"
-        ) from None
+        raise DataError(f"'{url}': download to '{path}' failed ({error}), expected the file: {hint}") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -70,9 +70,7 @@ _LABELS = {
 }
 
 
-def mnist(
-    folder: str | os.PathLike[str] | None = None, *, download: bool = True
-) -> tuple[ArrayDataset, ArrayDataset]:
+def mnist(folder: str | os.PathLike[str] | None = None, *, download: bool = True) -> tuple[ArrayDataset, ArrayDataset]:
     """Load MNIST: handwritten digits, 60,000 for training and 10,000 for testing.
 
     Parameters
@@ -154,9 +152,7 @@ def _locate(collection: Collection, folder: str | os.PathLike[str] | None, downl
     return inner if inner.is_dir() else path
 
 
-def _part(
-    collection: Collection, classes: tuple[str, ...], folder: Path, prefix: str, part: str
-) -> ArrayDataset:
+def _part(collection: Collection, classes: tuple[str, ...], folder: Path, prefix: str, part: str) -> ArrayDataset:
     images_path = _find(folder, f"{prefix}-images", "idx3-ubyte")
     labels_path = _find(folder, f"{prefix}-labels", "idx1-ubyte")
     images, labels = idx.read(images_path), idx.read(labels_path)

@@ -85,9 +85,7 @@ class ArrayDataset:
         self.y = None if y is None else _numbers(y, f"{where}: y")
         if self.y is not None:
             if len(self.y) != len(self.x):
-                raise DataError(
-                    f"{where}: {len(self.x)} samples and {len(self.y)} labels, expected as many of each"
-                )
+                raise DataError(f"{where}: {len(self.x)} samples and {len(self.y)} labels, expected as many of each")
             if self.classes is not None:
                 check_labels(self.y, len(self.classes), where)
             if self.y.dtype.kind in "iu":
@@ -144,9 +142,7 @@ class ArrayDataset:
         chosen: Any = index if isinstance(index, slice) else np.asarray(index)
         if not isinstance(chosen, slice):
             if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iub"):
-                raise IndexError(
-                    f"index of shape {chosen.shape} and type {chosen.dtype}, expected a list of integers"
-                )
+                raise IndexError(f"index of shape {chosen.shape} and type {chosen.dtype}, expected a list of integers")
             chosen = chosen if chosen.size else chosen.astype(np.int64)
         return self._with(self.x[chosen], None if self.y is None else self.y[chosen])
 
@@ -176,9 +172,7 @@ class ArrayDataset:
             If there are fewer than `n`.
         """
         if not 0 <= n <= len(self):
-            raise DataError(
-                f"{self.name or 'dataset'}: take({n}), expected 0 to {len(self)}, the samples there are"
-            )
+            raise DataError(f"{self.name or 'dataset'}: take({n}), expected 0 to {len(self)}, the samples there are")
         return self[:n]
 
     def split(self, fraction: float, seed: int = 0) -> "tuple[ArrayDataset, ArrayDataset]":

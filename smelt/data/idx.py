@@ -98,9 +98,7 @@ def _read_stream(stream: _Stream, where: str, packed: int) -> npt.NDArray[Any]:
     array = read_array(stream, shape, dtype, where)
     # Reading on is also what makes gzip compare its checksum.
     if stream.read(1):
-        raise DataError(
-            f"{where}: data goes on after {dims(shape)} of {dtype.name}, expected the file to end"
-        )
+        raise DataError(f"{where}: data goes on after {dims(shape)} of {dtype.name}, expected the file to end")
     return array
 
 

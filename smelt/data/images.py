@@ -99,9 +99,7 @@ class _Opened:
         try:
             from PIL import Image
         except ImportError:
-            raise DataError(
-                "image_folder: Pillow is missing, expected after: pip install smelt[images]"
-            ) from None
+            raise DataError("image_folder: Pillow is missing, expected after: pip install smelt[images]") from None
         try:
             self._image = Image.open(self._file, formats=FORMATS)
         except Exception as error:
@@ -147,9 +145,7 @@ def _list(root: Path) -> tuple[list[str], list[Path], list[int]]:
     labels: list[int] = []
     for label, folder in enumerate(folders):
         found = sorted(
-            p
-            for p in folder.rglob("*")
-            if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
+            p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
         )
         if not found:
             raise DataError(f"'{folder}': no pictures in it, expected some ({', '.join(sorted(SUFFIXES))})")

@@ -153,17 +153,13 @@ def read_array(source: Source, shape: Sequence[int], dtype: np.dtype[Any], where
     try:
         array = np.empty(tuple(shape), dtype)
     except MemoryError:
-        raise DataError(
-            f"{where}: shape {dims(shape)} of {dtype}, expected a size that fits in memory"
-        ) from None
+        raise DataError(f"{where}: shape {dims(shape)} of {dtype}, expected a size that fits in memory") from None
     view = array.reshape(-1).view(np.uint8).data
     done = 0
     while done < len(view):
         got = source.readinto(view[done : done + CHUNK])
         if not got:
-            raise DataError(
-                f"{where}: ends after {done} bytes of data, expected {len(view)} for {dims(shape)}"
-            )
+            raise DataError(f"{where}: ends after {done} bytes of data, expected {len(view)} for {dims(shape)}")
         done += got
     if not dtype.isnative:
         array = array.byteswap(inplace=True).view(dtype.newbyteorder("="))

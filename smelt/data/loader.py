@@ -208,9 +208,7 @@ class Loader:
                 self._position = index + 1
                 yield batch
                 if this_pass != self._pass:
-                    raise DataError(
-                        "loader: asked for more after another pass began, expected one pass at a time"
-                    )
+                    raise DataError("loader: asked for more after another pass began, expected one pass at a time")
             self._epoch, self._position = epoch + 1, 0
         finally:
             if ahead:

@@ -76,9 +76,7 @@ def digits(test_fraction: float = 0.2, seed: int = 0) -> tuple[ArrayDataset, Arr
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise DataError(
-            "digits: scikit-learn is missing, expected after: pip install smelt[sklearn]"
-        ) from None
+        raise DataError("digits: scikit-learn is missing, expected after: pip install smelt[sklearn]") from None
     data, labels = load_digits(return_X_y=True)
     x = data.astype(np.uint8).reshape(-1, 1, 8, 8)
     train, test = ArrayDataset(x, labels, "digits", 10, scale=1 / 16).split(test_fraction, seed)

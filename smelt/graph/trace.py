@@ -6,6 +6,7 @@ state, and guards: facts about Python values that must still hold for the graph 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -56,14 +57,11 @@ def _tied(name: str) -> Callable[..., Any]:
     return method
 
 
-_ARITHMETIC = "add sub mul floordiv truediv mod divmod pow lshift rshift and or xor"
-_TIED = [
-    *(f"__{name}__" for name in _ARITHMETIC.split()),
-    *(f"__r{name}__" for name in _ARITHMETIC.split()),
-    *(f"__{name}__" for name in "neg abs invert bool int float str format eq ne lt le gt ge".split()),
-]
+_ARITHMETIC = "add|sub|mul|floordiv|truediv|mod|divmod|pow|lshift|rshift|and|or|xor"
+_ALONE = "neg|abs|invert|bool|int|float|str|format|eq|ne|lt|le|gt|ge"
+_TIED = re.findall(r"\w+", f"{_ARITHMETIC}|r{_ARITHMETIC.replace('|', '|r')}|{_ALONE}")
 for _name in _TIED:
-    setattr(BatchSize, _name, _tied(_name))
+    setattr(BatchSize, f"__{_name}__", _tied(f"__{_name}__"))
 BatchSize.__hash__ = int.__hash__  # type: ignore[method-assign]
 
 

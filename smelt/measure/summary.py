@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from smelt.autograd import no_grad
 from smelt.errors import ShapeError
 from smelt.graph.graph import Graph, Node
 from smelt.graph.trace import Tracer
 from smelt.nn.module import Module
 from smelt.ops.primitive import Primitive, Spec
-from smelt.tensor import Tensor, no_grad
+from smelt.tensor import Tensor
 
 _VIEWS = ("reshape",)  # operations whose result lies where their input lies
 

@@ -90,9 +90,7 @@ def _describe(module: Module, path: str, seen: dict[int, str], depth: int) -> di
     tensors = [t for _, t in module._members() if not isinstance(t, Module)]
     for thing in (module, *tensors):
         if id(thing) in seen:
-            raise _bad(
-                path, f"this {type(thing).__name__} is used in {seen[id(thing)]} already: expected a tree"
-            )
+            raise _bad(path, f"this {type(thing).__name__} is used in {seen[id(thing)]} already: expected a tree")
         seen[id(thing)] = path
     if depth > MAX_DEPTH:
         raise _bad(path, f"expected at most {MAX_DEPTH} levels of modules")
@@ -161,9 +159,7 @@ class _Builder:
         name, args = config["type"], config.get("args", {})
         cls = LAYERS.get(name) if isinstance(name, str) else None
         if cls is None:
-            raise _bad(
-                f"{path}.type", f"expected one of {', '.join(sorted(LAYERS))}, received {_short(name)}"
-            )
+            raise _bad(f"{path}.type", f"expected one of {', '.join(sorted(LAYERS))}, received {_short(name)}")
         if not isinstance(args, dict):
             raise _bad(f"{path}.args", f"expected a dict of arguments, received {_short(args)}")
         self.modules += 1

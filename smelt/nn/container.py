@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any, overload
 
 from smelt.errors import at_user_line
+from smelt.functions import concat
 from smelt.nn.arguments import LARGEST, integer, wrong
 from smelt.nn.module import Module
-from smelt.tensor import Tensor, concat
+from smelt.tensor import Tensor
 
 
 class _Container(Module):

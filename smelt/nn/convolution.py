@@ -75,9 +75,7 @@ class Conv2d(Module):
         groups: int = 1,
         bias: bool = True,
     ) -> None:
-        self.in_channels, self.out_channels, self.groups = _channels(
-            "Conv2d", in_channels, out_channels, groups
-        )
+        self.in_channels, self.out_channels, self.groups = _channels("Conv2d", in_channels, out_channels, groups)
         self.kernel_size = pair("Conv2d", "kernel_size", kernel_size)
         self.stride = pair("Conv2d", "stride", stride)
         self.padding: Pair | str
@@ -148,9 +146,7 @@ class Conv1d(Module):
         groups: int = 1,
         bias: bool = True,
     ) -> None:
-        self.in_channels, self.out_channels, self.groups = _channels(
-            "Conv1d", in_channels, out_channels, groups
-        )
+        self.in_channels, self.out_channels, self.groups = _channels("Conv1d", in_channels, out_channels, groups)
         self.kernel_size = integer("Conv1d", "kernel_size", kernel_size)
         self.stride = integer("Conv1d", "stride", stride)
         self.padding: int | str

@@ -46,9 +46,7 @@ class Linear(Module):
         self.out_features = integer("Linear", "out_features", out_features)
         has_bias = flag("Linear", "bias", bias)
         self.weight = init.fan_in_uniform((self.out_features, self.in_features), self.in_features)
-        self.bias: Parameter | None = (
-            init.fan_in_uniform((self.out_features,), self.in_features) if has_bias else None
-        )
+        self.bias: Parameter | None = init.fan_in_uniform((self.out_features,), self.in_features) if has_bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., out_features) of (..., in_features)."""

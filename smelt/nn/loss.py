@@ -54,9 +54,7 @@ class CrossEntropyLoss(_Loss):
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """Return the loss of logits ``x``."""
-        return F.cross_entropy(
-            x, target, self.weight, label_smoothing=self.label_smoothing, reduction=self.reduction
-        )
+        return F.cross_entropy(x, target, self.weight, label_smoothing=self.label_smoothing, reduction=self.reduction)
 
 
 class BCEWithLogitsLoss(_Loss):

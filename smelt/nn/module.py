@@ -64,9 +64,7 @@ class Module:
         self._name_tensors()
         out = self.forward(*args, **kwargs)
         changes = self._changes
-        tracer.guard(
-            f"{type(self).__name__} has the attributes it was traced with", lambda: self._changes == changes
-        )
+        tracer.guard(f"{type(self).__name__} has the attributes it was traced with", lambda: self._changes == changes)
         return out
 
     # --- mode -----------------------------------------------------------------------------------------------
@@ -229,9 +227,7 @@ class Module:
         out = {}
         for name in _signature(type(self)):
             if not hasattr(self, name):
-                raise TypeError(
-                    f"{type(self).__name__} has no attribute {name!r} for the argument of that name"
-                )
+                raise TypeError(f"{type(self).__name__} has no attribute {name!r} for the argument of that name")
             out[name] = _plain(name, getattr(self, name))
         return out
 

@@ -17,9 +17,7 @@ class _BatchNorm(Module):
     _ranks: ClassVar[tuple[int, ...]]
     _form: ClassVar[str]
 
-    def __init__(
-        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True
-    ) -> None:
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
         owner = type(self).__name__
         self.num_features = integer(owner, "num_features", num_features)
         self.eps = number(owner, "eps", eps, 0.0)
@@ -215,9 +213,7 @@ class GroupNorm(Module):
         self.num_channels = integer("GroupNorm", "num_channels", num_channels)
         self.num_groups = integer("GroupNorm", "num_groups", num_groups)
         if self.num_channels % self.num_groups:
-            raise wrong(
-                "GroupNorm", "num_groups", f"a divisor of num_channels={self.num_channels}", num_groups
-            )
+            raise wrong("GroupNorm", "num_groups", f"a divisor of num_channels={self.num_channels}", num_groups)
         self.eps = number("GroupNorm", "eps", eps, 0.0)
         self.affine = flag("GroupNorm", "affine", affine)
         shape = (self.num_channels,)
@@ -227,7 +223,5 @@ class GroupNorm(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalized ``x``."""
         if x.ndim < 2 or x.shape[1] != self.num_channels:
-            raise ShapeError(
-                at_user_line(f"GroupNorm: expected (N, {self.num_channels}, ...), received {x.shape}")
-            )
+            raise ShapeError(at_user_line(f"GroupNorm: expected (N, {self.num_channels}, ...), received {x.shape}"))
         return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)

@@ -11,9 +11,7 @@ Pair = tuple[int, int]
 
 
 class _Pool2d(Module):
-    def __init__(
-        self, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0
-    ) -> None:
+    def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> None:
         owner = type(self).__name__
         self.kernel_size = pair(owner, "kernel_size", kernel_size)
         self.stride = self.kernel_size if stride is None else pair(owner, "stride", stride)
@@ -98,9 +96,7 @@ class AvgPool2d(_Pool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C, H', W') of (N, C, H, W)."""
-        return F.avg_pool2d(
-            x, self.kernel_size, self.stride, self.padding, count_include_pad=self.count_include_pad
-        )
+        return F.avg_pool2d(x, self.kernel_size, self.stride, self.padding, count_include_pad=self.count_include_pad)
 
 
 class MaxPool1d(_Pool1d):
@@ -164,9 +160,7 @@ class AvgPool1d(_Pool1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C, L') of (N, C, L)."""
-        return F.avg_pool1d(
-            x, self.kernel_size, self.stride, self.padding, count_include_pad=self.count_include_pad
-        )
+        return F.avg_pool1d(x, self.kernel_size, self.stride, self.padding, count_include_pad=self.count_include_pad)
 
 
 class GlobalAvgPool2d(Module):

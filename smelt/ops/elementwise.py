@@ -72,8 +72,7 @@ class Elementwise(Primitive):
     def samples(self) -> Iterator[Sample]:
         low, high = self.domain
         shapes: list[tuple[tuple[int, ...], ...]] = [
-            ((s,) * self.arity)
-            for s in ((3, 5), (37,), (1,), (), (0, 4), (2, 3, 17))
+            ((s,) * self.arity) for s in ((3, 5), (37,), (1,), (), (0, 4), (2, 3, 17))
         ]
         if self.arity == 2:
             shapes += [((4, 1, 5), (3, 1)), ((7,), (2, 7)), ((), (6,))]

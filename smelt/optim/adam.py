@@ -80,9 +80,7 @@ class Adam(Optimizer):
             out["shrink"] = 1.0 - lr * group.weight_decay
         return out
 
-    def _update(
-        self, g: Tensor, state: dict[str, Tensor], k: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _update(self, g: Tensor, state: dict[str, Tensor], k: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         b1, b2 = self.betas
         m = state["exp_avg"] + (g - state["exp_avg"]) * (1 - b1)
         v = state["exp_avg_sq"] * b2 + g * g * (1 - b2)

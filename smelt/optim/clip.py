@@ -6,8 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from smelt.autograd import no_grad
+from smelt.functions import minimum
 from smelt.nn.arguments import number
-from smelt.tensor import Tensor, minimum, no_grad
+from smelt.tensor import Tensor
 
 
 def clip_grad_norm_(params: Iterable[Tensor], max_norm: float) -> Tensor:

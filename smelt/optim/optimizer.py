@@ -14,9 +14,11 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from smelt import ops
+from smelt.autograd import no_grad
 from smelt.errors import at_user_line
+from smelt.functions import where
 from smelt.nn.arguments import flag, number
-from smelt.tensor import Parameter, Tensor, no_grad, where
+from smelt.tensor import Parameter, Tensor
 
 Self = TypeVar("Self", bound="Optimizer")
 Params = Iterable[Parameter] | Iterable[Mapping[str, Any]]
@@ -64,9 +66,7 @@ class Optimizer:
     _slots: tuple[str, ...] = ()
     _decoupled: ClassVar[bool] = False
 
-    def __init__(
-        self, params: Params | None, lr: float, weight_decay: float, l1: float, decay_bias: bool
-    ) -> None:
+    def __init__(self, params: Params | None, lr: float, weight_decay: float, l1: float, decay_bias: bool) -> None:
         owner = type(self).__name__
         self._lr = Tensor(np.asarray(number(owner, "lr", lr, 0.0), np.float64), name="lr")
         self._step = Tensor(np.asarray(0.0, np.float64), name="step")
@@ -138,21 +138,15 @@ class Optimizer:
         if not isinstance(item, Mapping) or "params" not in item or set(item) - set(_GROUP_KEYS):
             received = sorted(map(str, item)) if isinstance(item, Mapping) else type(item).__name__
             raise ValueError(
-                at_user_line(
-                    f"{owner}: group {i}: expected a dict of {', '.join(_GROUP_KEYS)}, received {received}"
-                )
+                at_user_line(f"{owner}: group {i}: expected a dict of {', '.join(_GROUP_KEYS)}, received {received}")
             )
         params = tuple(item["params"])
         for p in params:
             if not isinstance(p, Tensor) or not p.requires_grad or p.dtype.kind != "f":
-                raise ValueError(
-                    at_user_line(f"{owner}: group {i}: expected Parameters, received {type(p).__name__}")
-                )
+                raise ValueError(at_user_line(f"{owner}: group {i}: expected Parameters, received {type(p).__name__}"))
         lr = number(owner, f"group {i}: lr", item.get("lr", self.lr), 0.0)
         if lr != self.lr and self.lr == 0.0:
-            raise ValueError(
-                at_user_line(f"{owner}: group {i}: lr={lr:g} is no multiple of 0, the optimizer's")
-            )
+            raise ValueError(at_user_line(f"{owner}: group {i}: lr={lr:g} is no multiple of 0, the optimizer's"))
         return Group(
             params,
             1.0 if lr == self.lr else lr / self.lr,
@@ -247,9 +241,7 @@ class Optimizer:
         """Return what the updates of a group share: float64, computed once per step, cast by the caller."""
         raise NotImplementedError
 
-    def _update(
-        self, g: Tensor, state: dict[str, Tensor], k: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _update(self, g: Tensor, state: dict[str, Tensor], k: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what is subtracted from a parameter with gradient ``g``, and its new state."""
         raise NotImplementedError
 

@@ -79,9 +79,7 @@ class RMSprop(Optimizer):
     def _scalars(self, lr: Tensor, t: Tensor, group: Group) -> dict[str, Tensor]:
         return {"lr": lr}
 
-    def _update(
-        self, g: Tensor, state: dict[str, Tensor], k: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _update(self, g: Tensor, state: dict[str, Tensor], k: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         new = {"square_avg": state["square_avg"] * self.alpha + g * g * (1 - self.alpha)}
         variance = new["square_avg"]
         if self.centered:

@@ -67,9 +67,7 @@ class Schedule:
         """
         base = self._base if base_lr is None else base_lr
         if base is None:
-            raise ValueError(
-                at_user_line(f"{type(self).__name__}.lr_at: expected bind(optimizer) first, or base_lr")
-            )
+            raise ValueError(at_user_line(f"{type(self).__name__}.lr_at: expected bind(optimizer) first, or base_lr"))
         return self._value(integer(type(self).__name__, "index", i, low=0), base)
 
     def step(self) -> None:
@@ -122,9 +120,7 @@ class Schedule:
 
     def __repr__(self) -> str:
         hidden = ("index",)
-        options = ", ".join(
-            f"{k}={v!r}" for k, v in vars(self).items() if k not in hidden and not k.startswith("_")
-        )
+        options = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if k not in hidden and not k.startswith("_"))
         return f"{type(self).__name__}({options})"
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from smelt.errors import at_user_line
+from smelt.functions import where
 from smelt.nn.arguments import flag, number
 from smelt.optim.optimizer import Group, Optimizer, Params
-from smelt.tensor import Tensor, where
+from smelt.tensor import Tensor
 
 
 class SGD(Optimizer):
@@ -87,9 +88,7 @@ class SGD(Optimizer):
             out["first"] = t == 1.0
         return out
 
-    def _update(
-        self, g: Tensor, state: dict[str, Tensor], k: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _update(self, g: Tensor, state: dict[str, Tensor], k: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         if not self.momentum:
             return g * k["lr"], {}
         moved = state["momentum_buffer"] * self.momentum

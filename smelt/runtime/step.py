@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from smelt.autograd import grad_enabled
 from smelt.compiler import jit, program
 from smelt.compiler.emit.llvm import CTX_TABLE
 from smelt.compiler.isa import host
@@ -25,7 +26,7 @@ from smelt.graph.trace import Guard, Tracer, current_tracer
 from smelt.ops.primitive import Rows, Spec, short_dtype
 from smelt.runtime import workers
 from smelt.runtime.arena import aligned_bytes, bind, element_strides
-from smelt.tensor import Parameter, Tensor, grad_enabled, wrap
+from smelt.tensor import Parameter, Tensor, wrap
 
 MOST_VARIANTS = 16  # traces kept for one function; the least recently used goes first
 

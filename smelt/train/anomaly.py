@@ -15,9 +15,10 @@ from types import FrameType
 
 import numpy as np
 
+from smelt.autograd import mode
 from smelt.nn.module import Module
 from smelt.ops.primitive import Primitive
-from smelt.tensor import Tensor, _mode
+from smelt.tensor import Tensor
 
 _TRAIN = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _PACKAGE = os.path.dirname(os.path.dirname(_TRAIN)) + os.sep
@@ -96,7 +97,7 @@ def anomaly(model: Module | None = None) -> Iterator[None]:
     names = {} if model is None else {id(m): name for name, m in model.named_modules()}
 
     def observe(out: Tensor, op: Primitive, inputs: tuple[Tensor, ...]) -> None:
-        record = _mode.differentiating
+        record = mode.differentiating
         if out._record is not None:
             out._record.line = _place(names)
         value = out.numpy()
@@ -112,13 +113,13 @@ def anomaly(model: Module | None = None) -> Iterator[None]:
             text += f", differentiating {record.op.name}"
         raise NonFiniteValue(text + where, op.name)
 
-    before = _mode.observe
-    _mode.observe = observe
+    before = mode.observe
+    mode.observe = observe
     try:
         with np.errstate(all="ignore"):
             yield
     finally:
-        _mode.observe, _mode.differentiating = before, None
+        mode.observe, mode.differentiating = before, None
 
 
 def first(value: np.ndarray) -> str:

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from smelt import ops
+from smelt.autograd import no_grad
 from smelt.data.errors import DataError
 from smelt.errors import at_user_line
+from smelt.functions import where
 from smelt.graph.trace import current_tracer
 from smelt.nn.loss import CrossEntropyLoss
 from smelt.nn.module import Module
 from smelt.optim import Optimizer
 from smelt.runtime.step import Compiled
-from smelt.tensor import Tensor, no_grad, where
+from smelt.tensor import Tensor
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 Result = tuple[Tensor, ...]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from smelt import random
+from smelt.autograd import no_grad
 from smelt.data import ArrayDataset, DataError, Loader
 from smelt.data.augment import Augmentation
 from smelt.errors import FileError, at_user_line
@@ -18,7 +19,7 @@ from smelt.nn.arguments import choice, integer, wrong
 from smelt.nn.module import Module
 from smelt.optim import Optimizer
 from smelt.optim.schedule import Schedule
-from smelt.tensor import Tensor, no_grad
+from smelt.tensor import Tensor
 from smelt.train.callbacks import Callback
 from smelt.train.checkpoint import Checkpoints
 from smelt.train.history import History

@@ -27,9 +27,7 @@ def test_crop_is_a_window_of_the_padded_image(mode, dtype):
     steps = range(-2, 3)
     seen = set()
     for before, after in zip(x, out, strict=True):
-        places = [
-            (dy, dx) for dy in steps for dx in steps if shifted(before, dy, dx, mode, 2) == after.tobytes()
-        ]
+        places = [(dy, dx) for dy in steps for dx in steps if shifted(before, dy, dx, mode, 2) == after.tobytes()]
         assert places
         seen.update(places)
     assert len(seen) == 25

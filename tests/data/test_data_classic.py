@@ -65,18 +65,14 @@ def test_the_environment_names_a_folder(tmp_path, monkeypatch):
     assert len(mnist()[0]) == 6 and len(fashion_mnist()[0]) == 5
     assert len(mnist(tmp_path / "sets" / "fashion-mnist")[0]) == 5
     monkeypatch.setenv("SMELT_DATA", str(tmp_path / "absent"))
-    with pytest.raises(
-        DataError, match=r"absent' \(named by SMELT_DATA\): no such folder, expected one with"
-    ):
+    with pytest.raises(DataError, match=r"absent' \(named by SMELT_DATA\): no such folder, expected one with"):
         mnist()
 
 
 def test_missing_files_are_named(tmp_path):
     folder = write(tmp_path / "d", arrays())
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(
-        DataError, match=r"/d': no file 't10k-labels-idx1-ubyte' or 't10k-labels-idx1-ubyte.gz'"
-    ):
+    with pytest.raises(DataError, match=r"/d': no file 't10k-labels-idx1-ubyte' or 't10k-labels-idx1-ubyte.gz'"):
         mnist(folder)
     with pytest.raises(DataError, match=r"absent': no such folder"):
         mnist(tmp_path / "absent")
@@ -224,9 +220,7 @@ def test_no_server_and_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(
         classic, "MNIST", cache.Collection("mnist", "http://127.0.0.1:9/", {NAME: cache.Published(1, "0")})
     )
-    with pytest.raises(
-        DataError, match=r"http://127.0.0.1:9/train.*failed .*expected the file: put the file there"
-    ):
+    with pytest.raises(DataError, match=r"http://127.0.0.1:9/train.*failed .*expected the file: put the file there"):
         mnist()
     (tmp_path / "cache").rename(tmp_path / "moved")
     (tmp_path / "cache").write_text("a file")

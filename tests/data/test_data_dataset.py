@@ -54,9 +54,7 @@ def test_split_is_a_partition_that_depends_on_the_seed_alone():
             ds.split(fraction)
 
 
-@pytest.mark.parametrize(
-    "dtype", ["u1", "i1", "u2", "i2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", ">i2", ">f4", "?"]
-)
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", ">i2", ">f4", "?"])
 @pytest.mark.parametrize("channels", [False, True])
 def test_batches_are_float32_for_every_type(dtype, channels):
     x = np.arange(1, 49).reshape(6, 2, 2, 2).astype(dtype)

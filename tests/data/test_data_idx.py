@@ -51,9 +51,7 @@ def test_lies_and_damage(tmp_path):
     wrong(path, bytes(broken), "corrupt or truncated gzip .*CRC")
     wrong(path, gz(data) + b"more", "corrupt or truncated gzip")
     wrong(path, struct.pack(">4B2I", 0, 0, 8, 2, 1 << 31, 1 << 31), "2147483648×2147483648 declared")
-    wrong(
-        path, struct.pack(">4B3I", 0, 0, 8, 3, 0, 2**32 - 1, 2**32 - 1), "declared, expected a size that fits"
-    )
+    wrong(path, struct.pack(">4B3I", 0, 0, 8, 3, 0, 2**32 - 1, 2**32 - 1), "declared, expected a size that fits")
     wrong(path, b"\0\0\x08\xff" + b"\xff" * 1020, "255 dimensions declared, expected at most 32")
     wrong(path, b"", "ends inside the IDX header, expected 4 bytes and found 0")
 

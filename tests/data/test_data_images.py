@@ -13,9 +13,7 @@ from PIL import Image
 
 def draw(mode: str = "RGB", size: tuple[int, int] = (7, 5), seed: int = 0) -> Image.Image:
     shape = (size[1], size[0], len(mode)) if mode in ("RGB", "RGBA") else (size[1], size[0])
-    return Image.fromarray(
-        np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8), mode=None
-    ).convert(mode)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8), mode=None).convert(mode)
 
 
 @pytest.fixture

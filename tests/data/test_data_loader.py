@@ -65,9 +65,7 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert flat(Loader(dataset(), 8, seed=4)) != epochs[0]
 
 
-@pytest.mark.parametrize(
-    "layout", ["strided", "transposed", "fortran", "float32", "float64", "no labels", "1-D"]
-)
+@pytest.mark.parametrize("layout", ["strided", "transposed", "fortran", "float32", "float64", "no labels", "1-D"])
 @BOTH
 def test_any_layout_and_type_of_data(layout, prefetch):
     ds = dataset()

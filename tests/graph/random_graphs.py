@@ -124,9 +124,7 @@ class Builder:
             raise Impossible
         return self.draw(st.sampled_from(found + found[-2:] * 2))
 
-    def add(
-        self, op: str, *operands: int | float, clean: bool = True, bound: float | None = None, **attrs: Any
-    ) -> int:
+    def add(self, op: str, *operands: int | float, clean: bool = True, bound: float | None = None, **attrs: Any) -> int:
         """Append a step; a bound over LIMIT is scaled back by another."""
         values = [self.values[o] for o in operands if isinstance(o, int)]
         constant = Value((), FLOAT, frozenset(), True, 1.0)

@@ -67,9 +67,7 @@ FOLLOWING: dict[str, Function] = {
     "a new axis": lambda x: x[None, :, :, None],
     "concatenated along another axis": lambda x: smelt.concat([x, x * x], axis=1),
     "stacked": lambda x: smelt.stack([x, x], axis=0),
-    "padded along another axis": lambda x: ops.place(
-        x, shape=(x.shape[0], 7), start=(0, 1), step=(1, 1), fill=0.0
-    ),
+    "padded along another axis": lambda x: ops.place(x, shape=(x.shape[0], 7), start=(0, 1), step=(1, 1), fill=0.0),
     "broadcast to its own shape": lambda x: x.sum(1, keepdims=True).broadcast_to(x.shape),
     "zeros of its shape": lambda x: x + smelt.zeros(x.shape, "float64"),
     "ones of its rows": lambda x: smelt.ones((x.shape[0], 2)),

@@ -39,9 +39,7 @@ def test_gradient_matches_central_differences(program: Program) -> None:
     rng = np.random.default_rng(3)
     directions = [rng.uniform(-1, 1, a.shape) for a in arrays]
     h = 1e-6
-    up, down = (
-        eager(program, [a + s * h * d for a, d in zip(arrays, directions, strict=True)])[0] for s in (1, -1)
-    )
+    up, down = (eager(program, [a + s * h * d for a, d in zip(arrays, directions, strict=True)])[0] for s in (1, -1))
     slope = float(up - down) / (2 * h)
     for leaf in leaves:
         leaf.requires_grad = True
@@ -90,9 +88,7 @@ def test_random_graphs_reach_most_primitives() -> None:
             pass
 
     collect()
-    expected = (
-        "add mul div tanh relu max sum permute reshape slice place concat matmul conv2d max_pool2d where"
-    )
+    expected = "add mul div tanh relu max sum permute reshape slice place concat matmul conv2d max_pool2d where"
     assert all(seen[name] >= 3 for name in expected.split()), seen
     assert ragged >= 40
 

@@ -54,9 +54,7 @@ def test_assigned_state_is_read_anew_and_stored_at_the_end() -> None:
 
 def test_assigning_another_shape_names_both_and_the_line() -> None:
     w = parameter(1.0, 2.0)
-    with pytest.raises(
-        smelt.ShapeError, match=r"assign: expected f32\[2\], received f32\[3\].*test_trace\.py"
-    ):
+    with pytest.raises(smelt.ShapeError, match=r"assign: expected f32\[2\], received f32\[3\].*test_trace\.py"):
         trace(lambda x: w.assign(x) or x, fixed(3))
 
 
@@ -204,7 +202,5 @@ def test_repr_of_a_symbol_shows_its_shape() -> None:
 
 
 def test_shape_errors_while_tracing_name_the_users_line() -> None:
-    with pytest.raises(
-        smelt.ShapeError, match=r"add: shapes \(4, 3\) and \(2, 3\) do not broadcast.*test_trace\.py"
-    ):
+    with pytest.raises(smelt.ShapeError, match=r"add: shapes \(4, 3\) and \(2, 3\) do not broadcast.*test_trace\.py"):
         trace(lambda x: x + np.zeros((2, 3), np.float32), batch(4, 3))

@@ -75,17 +75,13 @@ class Mine(nn.ReLU):
 
 @pytest.mark.parametrize("module", [Mine(), nn.Sequential(nn.ReLU(), Mine()), nn.CrossEntropyLoss()])
 def test_only_library_layers_can_be_described(module: nn.Module) -> None:
-    with pytest.raises(
-        ValueError, match=r"config.*expected a layer of smelt.nn, received (Mine|CrossEntropyLoss)"
-    ):
+    with pytest.raises(ValueError, match=r"config.*expected a layer of smelt.nn, received (Mine|CrossEntropyLoss)"):
         nn.to_config(module)
 
 
 def test_what_is_no_tree_cannot_be_described() -> None:
     relu = nn.ReLU()
-    with pytest.raises(
-        ValueError, match=r"layers\[1\]: this ReLU is used in config.args.layers\[0\] already"
-    ):
+    with pytest.raises(ValueError, match=r"layers\[1\]: this ReLU is used in config.args.layers\[0\] already"):
         nn.to_config(nn.Sequential(relu, relu))
     a, b = nn.Linear(2, 2), nn.Linear(2, 2)
     b.weight = a.weight
@@ -168,9 +164,7 @@ def test_no_more_than_the_budget_is_ever_allocated() -> None:
 
     hostile = _layer("Linear", in_features=2**31 - 1, out_features=2**31 - 1)
     tracemalloc.start()
-    with pytest.raises(
-        ValueError, match=AT + r".*expected at most 1,000 parameters in all.*\(2147483647, 2147"
-    ):
+    with pytest.raises(ValueError, match=AT + r".*expected at most 1,000 parameters in all.*\(2147483647, 2147"):
         nn.from_config(hostile, max_parameters=1000)
     many = {"type": "Linear", "args": {"in_features": 10, "out_features": 10}}
     with pytest.raises(ValueError, match=r"config\.args\.layers\[9\]\.args: .* that makes them 1,090"):
@@ -201,9 +195,7 @@ def test_depth_and_number_of_modules_are_limited() -> None:
 
 def test_loading_uses_up_no_random_numbers() -> None:
     before = random.get_state()
-    model = nn.from_config(
-        {"type": "Linear", "args": {"in_features": 3, "out_features": 2}}, initialize=False
-    )
+    model = nn.from_config({"type": "Linear", "args": {"in_features": 3, "out_features": 2}}, initialize=False)
     assert not model.state_dict()["weight"].any()
     after = random.get_state()
     assert all((before[k] == after[k]).all() for k in before)

@@ -159,9 +159,7 @@ def test_construction_errors_are_one_line(make: Callable[[], Any], message: str)
         (nn.GroupNorm(2, 4), (4, 6), r"GroupNorm: expected \(N, 4, ...\), received \(4, 6\)"),
     ],
 )
-def test_a_wrong_input_is_told_what_was_expected(
-    layer: nn.Module, shape: tuple[int, ...], message: str
-) -> None:
+def test_a_wrong_input_is_told_what_was_expected(layer: nn.Module, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         layer(smelt.ones(shape))
 

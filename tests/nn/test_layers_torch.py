@@ -95,9 +95,7 @@ def _compare(ours: nn.Module, theirs: Any, x: np.ndarray) -> None:
     theirs.zero_grad()
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs", "shape"), LAYERS, ids=lambda v: repr(v) if "torch" in str(type(v)) else ""
-)
+@pytest.mark.parametrize(("ours", "theirs", "shape"), LAYERS, ids=lambda v: repr(v) if "torch" in str(type(v)) else "")
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_layer(ours: nn.Module, theirs: Any, shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
@@ -113,9 +111,7 @@ def test_layer(ours: nn.Module, theirs: Any, shape: tuple[int, ...]) -> None:
     _compare(ours, theirs, rng.normal(size=shape).astype(np.float32))
 
 
-@pytest.mark.parametrize(
-    "name", ["relu", "relu6", "leaky_relu", "hardsigmoid", "hardswish", "softplus", "silu"]
-)
+@pytest.mark.parametrize("name", ["relu", "relu6", "leaky_relu", "hardsigmoid", "hardswish", "softplus", "silu"])
 def test_derivatives_where_the_function_has_a_kink(name: str) -> None:
     x = np.array([0.0, 6.0, -6.0, 1.0], np.float32)
     a, b = smelt.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)

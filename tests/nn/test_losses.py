@@ -47,9 +47,7 @@ EXTREMES: list[tuple[Callable[..., smelt.Tensor], list[float], list[float], list
 ]
 
 
-@pytest.mark.parametrize(
-    ("loss", "x", "target", "expected"), EXTREMES, ids=lambda v: getattr(v, "__name__", "")
-)
+@pytest.mark.parametrize(("loss", "x", "target", "expected"), EXTREMES, ids=lambda v: getattr(v, "__name__", ""))
 def test_extremes_are_finite_forward_and_backward(loss: Any, x: Any, target: Any, expected: Any) -> None:
     t = smelt.tensor(x, dtype="float32", requires_grad=True)
     out = loss(t, smelt.tensor(target, dtype="float32"), reduction="none")
@@ -119,9 +117,7 @@ def test_a_traced_loss_is_the_same(loss: Any, reduction: str, rng: Any, traced: 
     np.testing.assert_array_equal(step(x, y), module(smelt.tensor(x), smelt.tensor(y)).numpy())
 
 
-def test_smoothed_weighted_and_batch_mean_losses_do_not_depend_on_the_batch_size(
-    rng: Any, traced: Any
-) -> None:
+def test_smoothed_weighted_and_batch_mean_losses_do_not_depend_on_the_batch_size(rng: Any, traced: Any) -> None:
     x, y = rng.normal(size=(4, 3)).astype(np.float32), rng.integers(0, 3, 4)
     module = nn.CrossEntropyLoss([1.0, 2.0, 3.0], label_smoothing=0.1)
     step = traced(module, x, y)

@@ -76,9 +76,7 @@ def test_state_dict_round_trip_is_by_value_and_in_place() -> None:
 def test_load_state_dict_lists_every_problem_and_changes_nothing() -> None:
     layer = nn.Linear(3, 2)
     before = layer.state_dict()
-    with pytest.raises(
-        ValueError, match=r"missing bias; unexpected gain; weight: expected float32\[2, 3\]"
-    ) as e:
+    with pytest.raises(ValueError, match=r"missing bias; unexpected gain; weight: expected float32\[2, 3\]") as e:
         layer.load_state_dict({"weight": np.zeros((3, 2)), "gain": np.zeros(1)})
     assert "received float64[3, 2]" in str(e.value)
     np.testing.assert_array_equal(layer.weight.numpy(), before["weight"])

@@ -44,9 +44,7 @@ class Case(NamedTuple):
 def draw(sample: Sample, dtype: str, seed: int) -> list[np.ndarray]:
     """Return the sample's inputs: floats distinct over all inputs, never zero, exact in float32."""
     rng = np.random.default_rng(seed)
-    sizes = [
-        int(np.prod(s, dtype=np.int64)) if i not in sample.dtypes else 0 for i, s in enumerate(sample.shapes)
-    ]
+    sizes = [int(np.prod(s, dtype=np.int64)) if i not in sample.dtypes else 0 for i, s in enumerate(sample.shapes)]
     step = (sample.high - sample.low) / max(sum(sizes), 1)
     grid = (sample.low + (rng.permutation(sum(sizes)) + 0.37) * step).astype(np.float32).astype(dtype)
     floats = iter(np.split(grid, np.cumsum(sizes)[:-1])) if sizes else iter(())
@@ -136,9 +134,7 @@ def special_cases(names: Sequence[str] = NAMES, dtype: str = "float64") -> Itera
         if not isinstance(primitive, Elementwise) or primitive.takes == "a bool":
             continue
         values = np.array(SPECIALS + NON_FINITE, dtype)
-        lists = [
-            np.array([True, False]) if name == "where" and i == 0 else values for i in range(primitive.arity)
-        ]
+        lists = [np.array([True, False]) if name == "where" and i == 0 else values for i in range(primitive.arity)]
         arrays = [a.ravel() for a in np.meshgrid(*lists, indexing="ij")]
         yield Case(f"{name} {dtype} specials", primitive, tuple(arrays), {}, -1)
 
@@ -148,9 +144,7 @@ def run(case: Case) -> Tensor:
     return case.primitive(*(Tensor(a) for a in case.arrays), **case.attrs)
 
 
-def run_with_gradients(
-    case: Case, seed: np.ndarray | None = None
-) -> tuple[np.ndarray, list[np.ndarray | None]]:
+def run_with_gradients(case: Case, seed: np.ndarray | None = None) -> tuple[np.ndarray, list[np.ndarray | None]]:
     """Return (result, gradient of ``sum(result * seed)`` for every floating input: zeros if there is none).
 
     Inputs of other dtypes have None. The default seed is drawn from a fixed stream.
@@ -171,9 +165,7 @@ def run_with_gradients(
 def cotangent(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Return a fixed gradient of the result, of values exact in float32."""
     rng = np.random.default_rng(7)
-    return (
-        np.asarray(rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)).astype(np.float32).astype(dtype)
-    )
+    return np.asarray(rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)).astype(np.float32).astype(dtype)
 
 
 def assert_same(got: np.ndarray, want: np.ndarray, message: str) -> None:

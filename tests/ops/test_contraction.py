@@ -83,13 +83,8 @@ def test_multiply_accumulates_of_known_layers() -> None:
     assert macs("matmul", (64, 6272), (6272, 128)) == 64 * 6272 * 128
     assert macs("matmul", (5, 1, 2, 3), (4, 3, 7)) == 5 * 4 * 2 * 3 * 7
     assert macs("conv2d", (64, 1, 28, 28), (32, 1, 5, 5), **same) == 64 * 32 * 28 * 28 * 25
-    assert (
-        macs("conv2d_input_grad", (2, 32, 28, 28), (32, 3, 5, 5), size=(28, 28), **same) == 2 * 32 * 784 * 75
-    )
-    assert (
-        macs("conv2d_weight_grad", (2, 3, 28, 28), (2, 32, 28, 28), kernel=(5, 5), **same)
-        == 2 * 32 * 784 * 75
-    )
+    assert macs("conv2d_input_grad", (2, 32, 28, 28), (32, 3, 5, 5), size=(28, 28), **same) == 2 * 32 * 784 * 75
+    assert macs("conv2d_weight_grad", (2, 3, 28, 28), (2, 32, 28, 28), kernel=(5, 5), **same) == 2 * 32 * 784 * 75
     depthwise = {"stride": (2, 2), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 16}
     assert macs("conv2d", (1, 16, 10, 10), (16, 1, 3, 3), **depthwise) == 16 * 5 * 5 * 9
 

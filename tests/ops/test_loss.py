@@ -49,9 +49,7 @@ def test_a_label_outside_of_the_classes_picks_no_logit() -> None:
         ((3, 0), (3,), r"at least one class, received f64\[3, 0\]"),
     ],
 )
-def test_shapes_that_do_not_fit_are_shown(
-    logits: tuple[int, ...], labels: tuple[int, ...], message: str
-) -> None:
+def test_shapes_that_do_not_fit_are_shown(logits: tuple[int, ...], labels: tuple[int, ...], message: str) -> None:
     with pytest.raises(ShapeError, match=rf"softmax_cross_entropy: expected .*{message}.*\[test_loss\.py:"):
         ops.softmax_cross_entropy(Tensor(np.zeros(logits)), Tensor(np.zeros(labels, np.int64)))
 

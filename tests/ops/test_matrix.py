@@ -63,9 +63,7 @@ def kinds_of_size(primitive: Primitive) -> set[str]:
 
 @every_primitive
 def test_every_primitive_has_samples_of_size_one_zero_and_odd(name: str) -> None:
-    assert any(True for _ in REGISTRY[name].samples()), (
-        f"{name} yields no samples: add some where it is defined"
-    )
+    assert any(True for _ in REGISTRY[name].samples()), f"{name} yields no samples: add some where it is defined"
     if name not in FIXED:
         assert kinds_of_size(REGISTRY[name]) == {"one", "zero", "odd"}
 
@@ -148,9 +146,7 @@ def test_gradient_matches_central_differences(name: str) -> None:
             directions = [None if g is None else rng.uniform(-1, 1, g.shape) for g in grads]
             jvp = slope(case, directions, h)
             along = sum(
-                float(np.sum(g.astype(np.float64) * d))
-                for g, d in zip(grads, directions, strict=True)
-                if d is not None
+                float(np.sum(g.astype(np.float64) * d)) for g, d in zip(grads, directions, strict=True) if d is not None
             )
             scale = 1.0 + float(np.linalg.norm(seed) * np.linalg.norm(jvp))
             assert abs(along - float(np.sum(seed * jvp))) <= tolerance * scale, case.id

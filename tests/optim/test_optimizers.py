@@ -175,10 +175,7 @@ def test_a_traced_step_is_the_eager_step(make: Callable[..., optim.Optimizer], d
     params, optimizer, traced_step = new()
     tracer = Tracer("step")
     with tracer:
-        inputs = [
-            smelt.Tensor(tracer.input(n, Spec(a.shape[1:], a.dtype, Rows(0))))
-            for n, a in (("x", x), ("y", y))
-        ]
+        inputs = [smelt.Tensor(tracer.input(n, Spec(a.shape[1:], a.dtype, Rows(0)))) for n, a in (("x", x), ("y", y))]
         graph = tracer.finish([tracer.lift(traced_step(*inputs))])
     assert graph.exact == [] and all(g.holds() for g in tracer.guards)
     assert all(p.grad is None for p in params)

@@ -148,9 +148,7 @@ def _may_wait(f: Fusion, node: Node) -> bool:
     A weight times its decay is the example: it belongs where the weight's gradient is computed.
     """
     return (
-        bool(node.inputs)
-        and node.spec.size > 1
-        and all(i.spec.size == 1 or not f.dependencies(i) for i in node.inputs)
+        bool(node.inputs) and node.spec.size > 1 and all(i.spec.size == 1 or not f.dependencies(i) for i in node.inputs)
     )
 
 

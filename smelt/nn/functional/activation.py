@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 
 from smelt import ops, random
+from smelt.functions import minimum, where
 from smelt.nn.arguments import choice, number
-from smelt.tensor import Tensor, minimum, where
+from smelt.tensor import Tensor
 
 
 def relu(x: Tensor) -> Tensor:

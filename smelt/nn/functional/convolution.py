@@ -44,9 +44,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ShapeError(
-            at_user_line(
-                f"linear: expected x (..., in) and weight (out, in), received {x.shape} and {weight.shape}"
-            )
+            at_user_line(f"linear: expected x (..., in) and weight (out, in), received {x.shape} and {weight.shape}")
         )
     out = matmul(x, weight.T)
     return out if bias is None else out + bias
@@ -181,8 +179,7 @@ def conv1d(
     if x.ndim != 3 or weight.ndim != 3:
         raise ShapeError(
             at_user_line(
-                f"conv1d: expected x (N, C, L) and weight (out, C/groups, k), received {x.shape} "
-                f"and {weight.shape}"
+                f"conv1d: expected x (N, C, L) and weight (out, C/groups, k), received {x.shape} and {weight.shape}"
             )
         )
     pads: Any = padding if isinstance(padding, str) else (0, integer("conv1d", "padding", padding, low=0))

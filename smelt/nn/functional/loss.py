@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from smelt import ops
 from smelt.errors import ShapeError, at_user_line
+from smelt.functions import maximum, where
 from smelt.graph.trace import plain_shape
 from smelt.nn.arguments import choice, number
 from smelt.nn.functional.activation import log1p_exp, log_softmax, softplus
-from smelt.tensor import Tensor, maximum, where
+from smelt.tensor import Tensor
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -60,9 +61,7 @@ def cross_entropy(
             loss = loss * (1 - smooth) - log_softmax(x).mean(1) * smooth
         return _reduce("cross_entropy", loss, reduction)
     if weight.shape != (x.shape[1],):
-        raise ShapeError(
-            at_user_line(f"cross_entropy: expected weight ({x.shape[1]},), received {weight.shape}")
-        )
+        raise ShapeError(at_user_line(f"cross_entropy: expected weight ({x.shape[1]},), received {weight.shape}"))
     classes = ops.iota(shape=(x.shape[1],), axis=0, dtype=target.dtype.name)
     of_sample = where(target.unsqueeze(1) == classes, weight, 0.0).sum(1)
     loss = loss * of_sample
@@ -279,9 +278,7 @@ def kl_div(x: Tensor, target: Tensor, *, reduction: str = "mean", log_target: bo
 def _target(name: str, x: Tensor, target: Tensor) -> Tensor:
     if plain_shape(x.shape) != plain_shape(target.shape):
         raise ShapeError(
-            at_user_line(
-                f"{name}: expected a target of shape {plain_shape(x.shape)}, received {target.shape}"
-            )
+            at_user_line(f"{name}: expected a target of shape {plain_shape(x.shape)}, received {target.shape}")
         )
     return target.astype(x.dtype)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from smelt.autograd import no_grad
 from smelt.errors import ShapeError, at_user_line
+from smelt.functions import maximum
 from smelt.nn.arguments import integer, sizes
-from smelt.tensor import Tensor, maximum, no_grad
+from smelt.tensor import Tensor
 
 
 def batch_norm(
@@ -72,18 +74,14 @@ def batch_norm(
         if running_mean is not None and running_var is not None:
             _track(x.count(axes), mean, var, running_mean, running_var, momentum)
     elif running_mean is None or running_var is None:
-        raise ValueError(
-            at_user_line("batch_norm: expected running_mean and running_var outside of training")
-        )
+        raise ValueError(at_user_line("batch_norm: expected running_mean and running_var outside of training"))
     else:
         centred = x - _channels(running_mean, x.ndim)
         var = _channels(running_var, x.ndim)
     return _scaled(centred, var, eps, weight, bias, x.ndim)
 
 
-def _track(
-    n: Tensor, mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float
-) -> None:
+def _track(n: Tensor, mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float) -> None:
     with no_grad():
         sample = var * (n / maximum(n - 1.0, 1.0))
         for running, new in ((running_mean, mean), (running_var, sample)):
@@ -180,9 +178,7 @@ def group_norm(
     groups = integer("group_norm", "num_groups", num_groups)
     if x.ndim < 2 or x.shape[1] % groups:
         raise ShapeError(
-            at_user_line(
-                f"group_norm: expected x (N, C, ...) with C a multiple of {groups}, received {x.shape}"
-            )
+            at_user_line(f"group_norm: expected x (N, C, ...) with C a multiple of {groups}, received {x.shape}")
         )
     grouped = x.reshape(x.shape[0], groups, math.prod(x.shape[1:]) // groups)
     centred = grouped - grouped.mean(2, keepdims=True)
@@ -197,9 +193,7 @@ def _channels(t: Tensor, ndim: int) -> Tensor:
     return t.reshape(-1, *(1,) * (ndim - 2))
 
 
-def _scaled(
-    centred: Tensor, var: Tensor, eps: float, weight: Tensor | None, bias: Tensor | None, ndim: int
-) -> Tensor:
+def _scaled(centred: Tensor, var: Tensor, eps: float, weight: Tensor | None, bias: Tensor | None, ndim: int) -> Tensor:
     scale = 1.0 / (var + eps).sqrt()
     if weight is not None:
         scale = scale * _channels(weight, ndim)

@@ -12,9 +12,7 @@ from smelt.tensor import Tensor
 Pair = tuple[int, int]
 
 
-def max_pool2d(
-    x: Tensor, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0
-) -> Tensor:
+def max_pool2d(x: Tensor, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> Tensor:
     """Return the largest element of each window; padding never wins.
 
     Parameters
@@ -89,9 +87,7 @@ def avg_pool2d(
     total = ops.sum_pool2d(x, kernel=kernel, stride=strides, padding=((ph, ph), (pw, pw)))
     if flag("avg_pool2d", "count_include_pad", count_include_pad) or (ph, pw) == (0, 0):
         return total / float(kernel[0] * kernel[1])
-    counts = [
-        _elements(*a) for a in zip(x.shape[2:], total.shape[2:], kernel, strides, (ph, pw), strict=True)
-    ]
+    counts = [_elements(*a) for a in zip(x.shape[2:], total.shape[2:], kernel, strides, (ph, pw), strict=True)]
     return total / Tensor(np.outer(*counts).astype(x.dtype))
 
 
@@ -165,9 +161,7 @@ def _images(name: str, x: Tensor) -> Tensor:
     return x
 
 
-def _window(
-    name: str, kernel: int | Pair, stride: int | Pair | None, padding: int | Pair
-) -> tuple[Pair, Pair, Pair]:
+def _window(name: str, kernel: int | Pair, stride: int | Pair | None, padding: int | Pair) -> tuple[Pair, Pair, Pair]:
     k = pair(name, "kernel_size", kernel)
     s = k if stride is None else pair(name, "stride", stride)
     return k, s, pair(name, "padding", padding, low=0)
