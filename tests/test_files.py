@@ -10,7 +10,6 @@ import resource
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -231,9 +230,7 @@ def test_hostile_files_are_refused(name: str, tmp_path: Path) -> None:
     data, expected = HOSTILE[name]
     path = tmp_path / "hostile"
     path.write_bytes(data)
-    started = time.perf_counter()
     assert expected in refused(path)
-    assert time.perf_counter() - started < 2
 
 
 LIMITED = """

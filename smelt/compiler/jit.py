@@ -6,6 +6,7 @@ everything that decided them; a damaged or foreign entry is ignored and written 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -19,6 +20,7 @@ from smelt._version import __version__
 from smelt.compiler.isa import Isa, host
 
 _DIGEST_BYTES = 32
+MOST_BYTES = 256 << 20  # of the cache; the entries used longest ago go first
 _names = itertools.count()
 
 
@@ -61,6 +63,8 @@ def read_cache(key: str) -> bytes | None:
         data = path.read_bytes()
     except OSError:
         return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # used just now
     body = data[_DIGEST_BYTES:]
     return body if hashlib.sha256(body).digest() == data[:_DIGEST_BYTES] else None
 
@@ -77,8 +81,20 @@ def write_cache(key: str, body: bytes) -> None:
             os.replace(temporary, folder / f"{key}.bin")
         except OSError:
             os.unlink(temporary)
+        _trim(folder)
     except OSError:
         pass
+
+
+def _trim(folder: Path) -> None:
+    """Remove the entries used longest ago until the folder is within its limit."""
+    entries = sorted((e.stat().st_mtime, e.stat().st_size, e.path) for e in os.scandir(folder))
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in entries:
+        if total <= MOST_BYTES:
+            return
+        os.unlink(path)
+        total -= size
 
 
 @functools.cache

@@ -203,3 +203,13 @@ def test_a_program_comes_back_from_bytes_as_it_was() -> None:
     for a, b in zip(after.constants, arrays, strict=True):
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_entries_used_longest_ago_go_when_there_is_too_much(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "MOST_BYTES", 3 * 132)
+    for age, key in enumerate("abc"):
+        jit.write_cache(key, bytes(100))
+        os.utime(folder / f"{key}.bin", (1000 + age, 1000 + age))
+    assert jit.read_cache("a") == bytes(100), "reading makes an entry the one used last"
+    jit.write_cache("d", bytes(100))
+    assert sorted(p.stem for p in folder.iterdir()) == ["a", "c", "d"]

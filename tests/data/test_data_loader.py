@@ -325,13 +325,3 @@ def test_after_a_fork_the_old_pass_fails_and_a_new_one_works():
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), len(list(batches)))
     """)
     assert out == "0 49\n"
-
-
-def test_preparing_a_batch_is_fast():
-    ds = ArrayDataset(np.zeros((6000, 1, 28, 28), np.uint8), np.zeros(6000, int), scale=1 / 255)
-    best = 1.0
-    for _ in range(5):
-        start = time.perf_counter()
-        count = sum(1 for _ in Loader(ds, 64, prefetch=False))
-        best = min(best, (time.perf_counter() - start) / count)
-    assert best < 0.3e-3
