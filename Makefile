@@ -30,7 +30,7 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.peers: pyproject.toml | $(VENV)/.dev
-	$(BIN)/python -m pip install -qq torch==2.13.0
+	$(BIN)/python -m pip install -qq --group peers
 	@touch $@
 
 demo: $(VENV)/.demo

@@ -144,6 +144,5 @@ MODEL: dict[str, Key] = {
     "layers": Key("layers", None, note="or a list of layers, each a table: `type` and the arguments of that layer"),
 }
 
-NAMED = ("optimizer", "schedule", "loss")
 TABLES = ("model", "data", "train", "optimizer", "schedule", "loss", "output")
 NAME_DEFAULTS = {"optimizer": "adam", "schedule": "constant", "loss": "cross_entropy"}

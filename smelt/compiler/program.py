@@ -80,7 +80,7 @@ def lower(graph: Graph, state_strides: dict[Node, tuple[int, ...] | None], isa: 
     for group in plan.groups():
         if group not in plan.stores:
             continue
-        kernels, used, _ = _LOWER[group.kind](plan, group, isa, _name(group))
+        kernels, used = _LOWER[group.kind](plan, group, isa, _name(group))
         for kernel in kernels:
             kernel.note = _note(group)
             kernel.lines = tuple(dict.fromkeys(n.line for n in group.members() if n.line))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import Buffer, If, Index, Instr, Kernel, Let, Loop, Stmt, Value
 
-CTX_ROWS, CTX_ARENA, CTX_TEAM, CTX_STAMPS, CTX_TABLE = 0, 8, 16, 24, 32  # byte offsets of the context's fields
+CTX_ARENA, CTX_TEAM, CTX_STAMPS, CTX_TABLE = 8, 16, 24, 32  # byte offsets in the context; the rows are at 0
 
 MEMORY = {"f32": "float", "f64": "double", "i32": "i32", "u32": "i32", "i64": "i64", "u8": "i8", "bool": "i8"}
 REGISTER = {**MEMORY, "bool": "i1"}

@@ -13,8 +13,8 @@ from dataclasses import replace
 from functools import partial
 
 from smelt.compiler.isa import Isa
-from smelt.compiler.loops import ITEMSIZE, Buffer, Builder, Index, Kernel, Range, Value, var
-from smelt.compiler.lower.evaluate import Evaluator, Point, accesses
+from smelt.compiler.loops import ITEMSIZE, Builder, Index, Kernel, Range, Value, var
+from smelt.compiler.lower.evaluate import Evaluator, Point, accesses, pieces
 from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
 from smelt.compiler.lower.parts import DESCRIBE, Part
 from smelt.compiler.lower.sums import Sums
@@ -267,14 +267,10 @@ class ContractLowering:
         if whole < size:
             yield _Fixed(Index(whole)), self._remainder(size - whole)
 
-    def _remainder(self, size: int) -> list[tuple[int, int]]:
-        out, at, width = [], 0, self.vl
-        while at < size:
-            while width > size - at:
-                width //= 2
-            out.append((at, width))
-            at += width
-        return out
+    def _remainder(self, size: int) -> Widths:
+        """Return the vectors of the last, smaller block of lanes: whole ones, then powers of two."""
+        whole = size - size % self.vl
+        return [(at, self.vl) for at in range(0, whole, self.vl)] + pieces(size, self.vl)
 
     # --- sharing without a batch -------------------------------------------------------------------------------
 
@@ -422,11 +418,11 @@ class _Fixed:
         return None
 
 
-def lower_contract(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node], list[Buffer]]:
-    """Return the kernels of a contract group, the nodes they load, and buffers they need."""
+def lower_contract(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:
+    """Return the kernels of a contract group and the nodes they load."""
     lowering = ContractLowering(plan, group, isa, name)
     kernel, used = lowering.kernel()
     root = lowering.root
     assert root.op is not None
     kernel.macs = root.op.macs(tuple(i.spec for i in root.inputs), root.spec, root.attrs)
-    return [kernel], used, []
+    return [kernel], used

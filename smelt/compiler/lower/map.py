@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Sequence
 
 from smelt.compiler.isa import Isa
-from smelt.compiler.loops import Buffer, Builder, Index, Kernel, Range, var
+from smelt.compiler.loops import Builder, Index, Kernel, Range, var
 from smelt.compiler.lower.evaluate import Evaluator, Point, accesses, merge_axes, pieces
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.storage import Plan, Storage, order_of
@@ -251,10 +251,10 @@ class MapLowering:
         return accesses(builder.body)
 
 
-def lower_map(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node], list[Buffer]]:
-    """Return the kernels of a map group, the nodes they load, and buffers they need."""
+def lower_map(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:
+    """Return the kernels of a map group and the nodes they load."""
     kernel, used = MapLowering(plan, group, isa).kernel(name)
-    return [kernel], used, []
+    return [kernel], used
 
 
 def lower_fill(node: Node, storage: Storage, isa: Isa, name: str) -> Kernel:

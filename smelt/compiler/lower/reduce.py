@@ -34,7 +34,6 @@ class ReduceLowering:
         self.inputs = [plan.operand(r, 0) for r in self.roots]
         self.dtype = short_dtype(self.inputs[0].dtype)
         self.used: set[Node] = set()
-        self.buffers: list[Buffer] = []
         self.rows = next((i.spec.rows for i in self.inputs if i.spec.rows), None)
         self.lane, self.order = self._choose_lane()
         self.work = 1
@@ -314,7 +313,6 @@ class ReduceLowering:
         """Return two kernels: partial results of every slice, then their sum and what follows."""
         results = self.work // self._size(self.axes)
         partial = [Buffer(f"{self.name}_{i}", self.dtype, SLICES * results, "arena") for i in range(len(self.roots))]
-        self.buffers += partial
         strides, step = {}, 1
         ordered = [a for a in self.order if a in self.kept and a != self.lane] + (
             [self.lane] if self.lane in self.kept else []
@@ -376,8 +374,8 @@ class ReduceLowering:
         nest(axes, {})
 
 
-def lower_reduce(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node], list[Buffer]]:
-    """Return the kernels of a reduce group, the nodes they load, and buffers they need."""
+def lower_reduce(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:
+    """Return the kernels of a reduce group and the nodes they load."""
     lowering = ReduceLowering(plan, group, isa, name)
     kernels = lowering.kernels()
-    return kernels, lowering.used, lowering.buffers
+    return kernels, lowering.used
