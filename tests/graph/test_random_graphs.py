@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 
 import smelt
@@ -93,7 +92,6 @@ def test_random_graphs_reach_most_primitives() -> None:
     assert ragged >= 40
 
 
-@pytest.mark.skipif(not hasattr(smelt, "compile"), reason="smelt.compile does not exist yet")
 @given(programs())
 def test_compiled_equals_eager(program: Program) -> None:
     """Compiled float32 errs no more than eager float32 does, up to a factor, against eager float64."""

@@ -237,7 +237,6 @@ def compiled(primitive: Primitive, attrs: dict[str, Any]) -> Callable[..., Tenso
     return smelt.compile(lambda *xs: primitive(*xs, **attrs))
 
 
-@pytest.mark.skipif(not hasattr(smelt, "compile"), reason="smelt.compile does not exist yet")
 @every_float
 @every_primitive
 def test_compiled(name: str, dtype: str) -> None:

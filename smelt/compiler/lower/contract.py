@@ -291,13 +291,16 @@ class ContractLowering:
         return Range(counts[0])
 
     def _unit_axes(self, p: Part, tile: Tile) -> list[tuple[str, int]]:
-        """Return (axis, count) of what a unit is one of: blocks of lanes, outer axes, rows, tiles along the rows."""
-        axes = [(p.lane, -(-p.extent[p.lane] // (tile.vectors * self.vl)))]
-        axes += [(o, p.extent[o]) for o in p.outer if o not in p.batch]
+        """Return (axis, count) of what a unit is one of: outer axes, rows, tiles along the rows, blocks of lanes.
+
+        Lanes come last: with them first, large weights and their optimizer state were walked once per block.
+        """
+        axes = [(o, p.extent[o]) for o in p.outer if o not in p.batch]
         tiled = {p.rows[-1]: tile.wide} if p.rows and p.rows[-1] not in p.batch else {}
         if tile.high > 1:
             tiled[p.rows[-2]] = tile.high
         axes += [(r, -(-p.extent[r] // tiled.get(r, 1))) for r in p.rows if r not in p.batch]
+        axes.append((p.lane, -(-p.extent[p.lane] // (tile.vectors * self.vl))))
         return [(name, count) for name, count in axes if count > 1 or name in (p.lane, *tiled)]
 
     def _units(self, p: Part, tile: Tile, axes: list[tuple[str, int]], low: Index, high: Index) -> None:
