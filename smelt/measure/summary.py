@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,9 +19,9 @@ import numpy as np
 from smelt.autograd import no_grad
 from smelt.errors import ShapeError
 from smelt.graph.graph import Graph, Node
-from smelt.graph.trace import Tracer
+from smelt.nn.calls import Call, CallTracer, leaves
 from smelt.nn.module import Module
-from smelt.ops.primitive import Primitive, Spec
+from smelt.ops.primitive import Spec
 from smelt.tensor import Tensor
 
 _VIEWS = ("reshape",)  # operations whose result lies where their input lies
@@ -122,78 +121,6 @@ class Summary:
         return "\n".join([text(head), rule, *map(text, body), rule, text(total), *self.footer()])
 
 
-class _Observer(Tracer):
-    """A tracer that notes which call of which module made each node."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.calls: list[_Call] = []
-        self.stack: list[_Call] = []
-        self.maker: dict[int, _Call] = {}
-
-    def apply(self, op: Primitive, inputs: tuple[Tensor, ...], attrs: dict[str, Any], spec: Spec) -> Node:
-        node = super().apply(op, inputs, attrs, spec)
-        if self.stack:
-            self.maker[id(node)] = self.stack[-1]
-            self.stack[-1].nodes.append(node)
-        return node
-
-
-@dataclass(eq=False)
-class _Call:
-    path: str
-    module: Module
-    nodes: list[Node] = field(default_factory=list)
-    shape: tuple[int, ...] = ()
-    result: Node | None = None
-
-
-@contextmanager
-def _watching(model: Module, tracer: _Observer) -> Iterator[None]:
-    """Shadow every module's ``forward`` with one that keeps the tracer's stack of calls, then take it away."""
-    modules = list(model.named_modules())
-    before = [dict(vars(m)) for _, m in modules]
-
-    def watch(path: str, module: Module) -> None:
-        forward = module.forward
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            call = _Call(path, module)
-            tracer.stack.append(call)
-            try:
-                out = forward(*args, **kwargs)
-            except ShapeError as e:
-                if getattr(e, "smelt_layer", None) is None:
-                    e.smelt_layer = path  # type: ignore[attr-defined]
-                    where = f"layer {path} ({type(module).__name__})" if path else type(module).__name__
-                    e.args = (f"{where}: {e}",)
-                raise
-            finally:
-                tracer.calls.append(tracer.stack.pop())
-            first = out
-            while isinstance(first, (tuple, list)) and first:
-                first = first[0]
-            if isinstance(first, Tensor):
-                call.result = tracer.lift(first)
-                call.shape = call.result.shape
-            return out
-
-        vars(module)["forward"] = watched
-
-    try:
-        for path, module in modules:
-            watch(path, module)
-            vars(module)["_training"] = False
-        yield
-    finally:
-        for (_, module), kept in zip(modules, before, strict=True):
-            for key in ("forward", "_training"):
-                if key in kept:
-                    vars(module)[key] = kept[key]
-                else:
-                    vars(module).pop(key, None)
-
-
 def summary(model: Module, input_shape: Sequence[int], batch: int = 1, dtype: str = "float32") -> Summary:
     """Count the parameters, MACs and activation bytes of a model, per layer and in total.
 
@@ -237,24 +164,14 @@ def summary(model: Module, input_shape: Sequence[int], batch: int = 1, dtype: st
     shape = (batch, *input_shape)
     if not all(isinstance(d, int) and d > 0 for d in shape):
         raise ShapeError(f"summary: expected a batch and sizes of at least 1, received {shape}")
-    tracer = _Observer("summary")
-    with _watching(model, tracer), no_grad(), tracer:
+    tracer = CallTracer("summary")
+    with no_grad(), tracer.watching(model):
         result = model(Tensor(tracer.input("x", Spec(shape, np.dtype(dtype)))))
-        outputs = [tracer.lift(t) for t in _leaves(result)]
+        outputs = [tracer.lift(t) for t in leaves(result)]
     return _count(model, shape, tracer, tracer.finish(outputs))
 
 
-def _leaves(result: Any) -> Iterator[Tensor]:
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, (tuple, list)):
-        for item in result:
-            yield from _leaves(item)
-    elif isinstance(result, dict):
-        yield from _leaves(list(result.values()))
-
-
-def _count(model: Module, shape: tuple[int, ...], tracer: _Observer, graph: Graph) -> Summary:
+def _count(model: Module, shape: tuple[int, ...], tracer: CallTracer, graph: Graph) -> Summary:
     live = {id(n) for n in graph.nodes()}
     out = Summary(type(model).__name__, shape, graph.outputs[0].shape)
     seen: set[int] = set()
@@ -273,7 +190,7 @@ def _count(model: Module, shape: tuple[int, ...], tracer: _Observer, graph: Grap
             Row(
                 name if times[call.path] == 1 else f"{name} again",
                 type(call.module).__name__,
-                call.shape,
+                call.results[0].shape if call.results else (),
                 sum(math.prod(t.shape) for t in new),
                 sum(_macs(n) for n in nodes),
                 _new_bytes(call, tracer),
@@ -292,9 +209,9 @@ def _macs(node: Node) -> int:
     return node.op.macs(tuple(i.spec for i in node.inputs), node.spec, node.attrs) if node.op else 0
 
 
-def _new_bytes(call: _Call, tracer: _Observer) -> int:
+def _new_bytes(call: Call, tracer: CallTracer) -> int:
     """Return the bytes of a call's result, or 0 when it is only a view of something made elsewhere."""
-    node = call.result
+    node = call.results[0] if call.results else None
     while node is not None and node.opname in _VIEWS and tracer.maker.get(id(node)) is call:
         node = node.inputs[0]
     if node is None or tracer.maker.get(id(node)) is not call:
