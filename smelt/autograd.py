@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from smelt.graph.trace import in_layer
 from smelt.ops.primitive import Primitive
 
 if TYPE_CHECKING:
@@ -91,10 +92,11 @@ def walk_back(root: Tensor, seed: Tensor) -> None:
             continue
         if mode.observe is not None:
             mode.differentiating = record
-        for i, source in enumerate(record.inputs):
-            if not source.requires_grad:
-                continue
-            part = record.op.gradient(i, g, t, record.inputs, record.attrs)
-            if part is not None:
-                have = grads.get(id(source))
-                grads[id(source)] = part if have is None else have + part
+        with in_layer(getattr(t._value, "layer", "")):  # a node's
+            for i, source in enumerate(record.inputs):
+                if not source.requires_grad:
+                    continue
+                part = record.op.gradient(i, g, t, record.inputs, record.attrs)
+                if part is not None:
+                    have = grads.get(id(source))
+                    grads[id(source)] = part if have is None else have + part

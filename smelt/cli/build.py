@@ -263,7 +263,7 @@ def check_fit(recipe: Recipe, model: nn.Module, parts: Data) -> Summary:
                 f"{part.name}: samples of {part.sample_shape}, expected {train.sample_shape} as in {train.name}"
             )
     try:
-        counted = summary(model, train.sample_shape)
+        counted = summary(model, train.sample_shape, plan=False)
     except ShapeError as error:
         shape = "×".join(map(str, train.sample_shape))
         raise recipe.error("model", "", f"does not take samples of {shape}: {without_user_line(str(error))}") from None

@@ -18,9 +18,22 @@ from smelt.models import INPUT_SHAPES, MODELS
 from smelt.train import Trainer
 
 
-def summarize_model(model: str, shape: str | None, batch: int, options: dict[str, Any], as_json: bool) -> None:
+def summarize_model(
+    model: str, shape: str | None, batch: int, options: dict[str, Any], folded: bool, as_json: bool
+) -> None:
     """Print the summary of a model file or of a network of the zoo."""
-    output = Output(as_json)
+    network, sizes = find_model(model, shape, options)
+    show(summary(network, sizes, batch, folded=folded), Output(as_json))
+
+
+def find_model(model: str, shape: str | None, options: dict[str, Any]) -> tuple[smelt.nn.Module, tuple[int, ...]]:
+    """Return a model file or a network of the zoo, and the shape of one sample it reads.
+
+    Raises
+    ------
+    RecipeError, FileError
+        When it is neither, or does not say what it reads.
+    """
     if model in MODELS:
         recipe = Recipe("command line", {"model": {"name": model, **options}})
         network, sizes = build_model(recipe), INPUT_SHAPES[model]
@@ -32,7 +45,7 @@ def summarize_model(model: str, shape: str | None, batch: int, options: dict[str
         sizes = parse_shape(shape)
     if not sizes:
         raise RecipeError(f"'{model}': it does not say what it reads, expected --input, such as --input 1,28,28")
-    show(summary(network, sizes, batch), output)
+    return network, sizes
 
 
 def show(counted: Summary, output: Output) -> None:

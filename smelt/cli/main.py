@@ -125,13 +125,14 @@ def evaluate(model: Path, data: str | None, batch_size: int, as_json: bool) -> N
 @click.option("--input", "shape", metavar="SIZES", help="Shape of one sample, such as 1,28,28.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Of a network of the zoo: width=0.5.")
+@click.option("--folded", is_flag=True, help="Count batch normalization as folded into the layers before it.")
 @_json
-def summarize(model: str, shape: str | None, batch: int, options: tuple[str, ...], as_json: bool) -> None:
-    """Print shapes, parameters, MACs and activation bytes of MODEL: a .smelt file or a network of the zoo."""
+def summarize(model: str, shape: str | None, batch: int, options: tuple[str, ...], folded: bool, as_json: bool) -> None:
+    """Print what MODEL, a .smelt file or a network of the zoo, costs: parameters, MACs, FLOPs, memory, per layer."""
     from smelt.cli.inspect import summarize_model
 
     pairs = [_setting(f"model.{option}")[1:] for option in options]
-    summarize_model(model, shape, batch, dict(pairs), as_json)
+    summarize_model(model, shape, batch, dict(pairs), folded, as_json)
 
 
 @cli.command()

@@ -19,7 +19,8 @@ from smelt.ops.primitive import Primitive, Spec, short_dtype
 class Node:
     """One value: the result of ``op``, or a leaf (``kind`` input, state or constant).
 
-    ``value`` is set for constants, ``name`` for inputs and states; ``line`` is the user's line that made the node.
+    ``value`` is set for constants, ``name`` for inputs and states; ``line`` is the user's line that made the node, and
+    ``layer`` the module (or optimizer) it was made in, or whose gradient it computes: ``"0.1 Conv2d"``.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Node:
     name: str = ""
     value: np.ndarray | None = None
     line: str = ""
+    layer: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,20 @@ _local = _Local()
 def current_tracer() -> Tracer | None:
     """Return the tracer of this thread, or None while operations run at once."""
     return _local.tracer
+
+
+@contextmanager
+def in_layer(name: str) -> Iterator[None]:
+    """Attribute the nodes made meanwhile to a layer, while a function is traced."""
+    tracer = _local.tracer
+    if tracer is None:
+        yield
+        return
+    before, tracer.layer = tracer.layer, name
+    try:
+        yield
+    finally:
+        tracer.layer = before
 
 
 class BatchSize(int):
@@ -93,6 +108,8 @@ class Tracer:
         self.state: dict[int, tuple[Tensor, Node]] = {}  # by id of the bound tensor; holds it alive
         self.current: dict[int, Node] = {}  # latest value of every bound tensor
         self.grads: dict[int, tuple[Tensor, Tensor | None]] = {}  # tensors whose grad was set, and the grad before
+        self.layer = ""  # what nodes are attributed to
+        self.paths: dict[int, str] = {}  # by id of a module: its dotted name in the model that was called
         self._read: dict[int, Tensor] = {}  # tensors whose grad is guarded; holds them alive
         self._assigned: list[Tensor] = []  # holds alive what ``current`` knows by id
         self._outer: Tracer | None = None
@@ -191,7 +208,7 @@ class Tracer:
         """Append ``op``; ``spec`` is its inferred result."""
         if spec.exact:
             self.tie(spec.exact)
-        return Node("op", spec, op, tuple(self.lift(t) for t in inputs), attrs, line=user_line())
+        return Node("op", spec, op, tuple(self.lift(t) for t in inputs), attrs, line=user_line(), layer=self.layer)
 
     def shape_of(self, node: Node) -> tuple[int, ...]:
         """Return the shape as the user sees it: the batch's axis as a :class:`BatchSize`."""

@@ -1,15 +1,12 @@
-"""What a network costs: a model and the shape of one sample in; a table of shapes, parameters and MACs out.
+"""What a network costs: a model and the shape of one sample in; a table of shapes, parameters, MACs and memory out.
 
-The model is traced once, in evaluation mode and without gradients, so that every figure is counted on the very graph
-that would be compiled. Each node is attributed to the module whose ``forward`` made it.
-
-A MAC is one multiply and one add, and is called a MAC: never a FLOP, of which it would be two.
+Every figure is counted on the very graph that would be compiled, and the peak of the memory is that of the compiler's
+plan. A MAC is one multiply and one add, and is called a MAC: never a FLOP, of which it would be two.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,14 +14,21 @@ from typing import Any
 import numpy as np
 
 from smelt.autograd import no_grad
+from smelt.compiler import program
+from smelt.compiler.isa import host
 from smelt.errors import ShapeError
 from smelt.graph.graph import Graph, Node
+from smelt.measure.field import receptive_fields
 from smelt.nn.calls import Call, CallTracer, leaves
+from smelt.nn.convolution import Conv1d, Conv2d
+from smelt.nn.linear import Linear
 from smelt.nn.module import Module
-from smelt.ops.primitive import Spec
+from smelt.nn.normalization import BatchNorm1d, BatchNorm2d
+from smelt.ops.primitive import Rows, Spec
 from smelt.tensor import Tensor
 
 _VIEWS = ("reshape",)  # operations whose result lies where their input lies
+_LEFT = 3  # columns of the table that are text
 
 
 @dataclass
@@ -32,15 +36,19 @@ class Row:
     """One call of one layer.
 
     ``parameters`` counts what earlier rows have not: a layer that is called twice has them once. ``activation_bytes``
-    is the size of the result, or 0 where the result is another layer's, seen under another shape.
+    is the size of the result, or 0 where the result is another layer's, seen under another shape. ``receptive_field``
+    is how many pixels of the input one element of the result can depend on, padding included; () without an image.
     """
 
     name: str
     type: str
     output_shape: tuple[int, ...]
     parameters: int
+    parameter_bytes: int
     macs: int
+    flops: int
     activation_bytes: int
+    receptive_field: tuple[int, ...] = ()
 
 
 @dataclass
@@ -54,13 +62,19 @@ class Summary:
     input_shape, output_shape : tuple of int
         With the batch; of the first result, where the model gives several.
     parameters, parameter_bytes : int
-        Everything that is trained, each parameter once.
+        Everything that is trained, each parameter once; with ``folded``, what an inference program keeps of it.
     buffers, buffer_bytes : int
-        What is kept but not trained: running means and variances.
-    macs : int
-        Multiply-accumulates of one forward pass over the batch.
+        What is kept but not trained: running means and variances that are not folded.
+    macs, flops : int
+        Multiply-accumulates, and floating-point operations (two for each of them, and the rest), of one forward pass
+        over the batch.
     activation_bytes : int
         Sum over the rows.
+    peak_bytes : int or None
+        The most memory for activations at once: the compiler's arena for inference on this processor, without the
+        arrays that go in and out. None where it was not planned.
+    folded : int
+        How many batch normalizations were counted as part of the layer before them.
     """
 
     model: str
@@ -72,7 +86,10 @@ class Summary:
     buffers: int = 0
     buffer_bytes: int = 0
     macs: int = 0
+    flops: int = 0
     activation_bytes: int = 0
+    peak_bytes: int | None = None
+    folded: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-able values."""
@@ -84,28 +101,31 @@ class Summary:
 
     def table(self) -> tuple[list[str], list[list[str]], list[str]]:
         """Return the headings, the cells of every row, and the cells of the line of totals."""
-        head = ["layer", "type", "output", "parameters", "MACs", "activation bytes"]
+        spatial = any(r.receptive_field for r in self.rows)
+        head = ["layer", "type", "output", "params", "bytes", "MACs", "FLOPs", "act. bytes", *["field"] * spatial]
         body = [
             [
                 r.name,
                 r.type,
-                "×".join(map(str, r.output_shape)),
-                f"{r.parameters:,}",
-                f"{r.macs:,}",
-                f"{r.activation_bytes:,}",
+                _sizes(r.output_shape),
+                *(f"{n:,}" for n in (r.parameters, r.parameter_bytes, r.macs, r.flops, r.activation_bytes)),
+                *[_sizes(r.receptive_field)] * spatial,
             ]
             for r in self.rows
         ]
-        return head, body, ["total", "", "", f"{self.parameters:,}", f"{self.macs:,}", f"{self.activation_bytes:,}"]
+        total = (self.parameters, self.parameter_bytes, self.macs, self.flops, self.activation_bytes)
+        return head, body, ["total", "", "", *(f"{n:,}" for n in total), *[""] * spatial]
 
     def footer(self) -> list[str]:
         """Return the lines under the table."""
-        lines = [
-            f"{self.model} on an input of {'×'.join(map(str, self.input_shape))}",
-            f"parameters {self.parameters:,} in {self.parameter_bytes:,} bytes",
-        ]
+        lines = [f"{self.model} on an input of {_sizes(self.input_shape)}"]
+        lines.append(f"parameters {self.parameters:,} in {self.parameter_bytes:,} bytes")
+        if self.folded:
+            lines[-1] += f", {self.folded} batch normalizations folded into the layers before them"
         if self.buffers:
             lines.append(f"buffers {self.buffers:,} in {self.buffer_bytes:,} bytes (kept, not trained)")
+        if self.peak_bytes is not None:
+            lines.append(f"activations of at most {self.peak_bytes:,} bytes at once, as planned for inference")
         return lines
 
     def __str__(self) -> str:
@@ -114,15 +134,27 @@ class Summary:
 
         def text(cells: Sequence[str]) -> str:
             return "  ".join(
-                c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+                c.ljust(w) if i < _LEFT else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
             ).rstrip()
 
-        rule = "-" * len(text(head))
+        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
         return "\n".join([text(head), rule, *map(text, body), rule, text(total), *self.footer()])
 
 
-def summary(model: Module, input_shape: Sequence[int], batch: int = 1, dtype: str = "float32") -> Summary:
-    """Count the parameters, MACs and activation bytes of a model, per layer and in total.
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def summary(
+    model: Module,
+    input_shape: Sequence[int],
+    batch: int = 1,
+    dtype: str = "float32",
+    *,
+    folded: bool = False,
+    plan: bool = True,
+) -> Summary:
+    """Count parameters, MACs, FLOPs and activation bytes of a model, per layer and in total.
 
     Parameters
     ----------
@@ -131,9 +163,14 @@ def summary(model: Module, input_shape: Sequence[int], batch: int = 1, dtype: st
     input_shape : sequence of int
         Shape of one sample, without the batch.
     batch : int, default 1
-        Samples; MACs and activation bytes are those of the whole batch.
+        Samples; MACs, FLOPs and activation bytes are those of the whole batch.
     dtype : str, default "float32"
         Type of the input's elements.
+    folded : bool, default False
+        Whether batch normalization that follows a convolution or a linear layer is counted as folded into its weights
+        and bias, as it is in an inference program.
+    plan : bool, default True
+        Whether to plan the memory of inference, which takes longer than all the rest.
 
     Returns
     -------
@@ -150,14 +187,14 @@ def summary(model: Module, input_shape: Sequence[int], batch: int = 1, dtype: st
     >>> import smelt
     >>> from smelt import nn
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    >>> print(smelt.summary(model, (4,)))
-    layer  type    output  parameters  MACs  activation bytes
-    ---------------------------------------------------------
-    0      Linear  1×3             15    12                12
-    1      ReLU    1×3              0     0                12
-    2      Linear  1×2              8     6                 8
-    ---------------------------------------------------------
-    total                          23    18                32
+    >>> print(smelt.summary(model, (4,), plan=False))
+    layer  type    output  params  bytes  MACs  FLOPs  act. bytes
+    -------------------------------------------------------------
+    0      Linear  1×3         15     60    12     27          12
+    1      ReLU    1×3          0      0     0      3          12
+    2      Linear  1×2          8     32     6     14           8
+    -------------------------------------------------------------
+    total                      23     92    18     44          32
     Sequential on an input of 1×4
     parameters 23 in 92 bytes
     """
@@ -166,52 +203,87 @@ def summary(model: Module, input_shape: Sequence[int], batch: int = 1, dtype: st
         raise ShapeError(f"summary: expected a batch and sizes of at least 1, received {shape}")
     tracer = CallTracer("summary")
     with no_grad(), tracer.watching(model):
-        result = model(Tensor(tracer.input("x", Spec(shape, np.dtype(dtype)))))
+        result = model(Tensor(tracer.input("x", Spec(shape, np.dtype(dtype), Rows(0)))))
         outputs = [tracer.lift(t) for t in leaves(result)]
-    return _count(model, shape, tracer, tracer.finish(outputs))
+    graph = tracer.finish(outputs)
+    out = _count(model, shape, tracer, graph, folded)
+    if plan:
+        out.peak_bytes = planned_bytes(graph)
+    return out
 
 
-def _count(model: Module, shape: tuple[int, ...], tracer: CallTracer, graph: Graph) -> Summary:
-    live = {id(n) for n in graph.nodes()}
-    out = Summary(type(model).__name__, shape, graph.outputs[0].shape)
-    seen: set[int] = set()
+def planned_bytes(graph: Graph) -> int:
+    """Return the bytes of the arena in which this processor would run a forward graph."""
+    return program.lower(graph, {}, host()).arena_bytes
+
+
+def _count(model: Module, shape: tuple[int, ...], tracer: CallTracer, graph: Graph, folded: bool) -> Summary:
+    live = set(graph.nodes())
+    fields = receptive_fields(graph)
+    norms = _folds(tracer, graph) if folded else {}
+    out = Summary(type(model).__name__, shape, graph.outputs[0].shape, folded=len(norms))
+    counted: set[int] = set()
+    gone: set[int] = set()  # buffers of what was folded
     times: dict[str, int] = {}
     for call in tracer.calls:
-        nodes = [n for n in call.nodes if id(n) in live]
+        nodes = [n for n in call.nodes if n in live]
         parts = any(True for _ in call.module.children())
         own = [t for _, t in call.module._members() if isinstance(t, Tensor) and t.requires_grad]
         if parts and not nodes and not own:
             continue
         times[call.path] = times.get(call.path, 0) + 1
         name = call.path or "(model)"
-        new = [t for t in own if id(t) not in seen]
-        seen |= {id(t) for t in new}
-        out.rows.append(
-            Row(
-                name if times[call.path] == 1 else f"{name} again",
-                type(call.module).__name__,
-                call.results[0].shape if call.results else (),
-                sum(math.prod(t.shape) for t in new),
-                sum(_macs(n) for n in nodes),
-                _new_bytes(call, tracer),
-            )
+        arrays = [t.numpy() for t in own if id(t) not in counted]
+        counted |= {id(t) for t in own}
+        first = call.results[0] if call.results else None
+        row = Row(
+            name if times[call.path] == 1 else f"{name} again",
+            type(call.module).__name__,
+            first.shape if first else (),
+            sum(a.size for a in arrays),
+            sum(a.nbytes for a in arrays),
+            sum(_macs(n) for n in nodes),
+            sum(_flops(n) for n in nodes),
+            _new_bytes(first, call, tracer),
+            fields.get(first, ()) if first else (),
         )
-    parameters = [t.numpy() for t in model.parameters()]
-    buffers = [t.numpy() for _, t in model.named_buffers()]
-    out.parameters, out.parameter_bytes = sum(a.size for a in parameters), sum(a.nbytes for a in parameters)
+        if call in norms:  # its factors are in the weights of the layer before
+            row.parameters = row.parameter_bytes = row.flops = row.activation_bytes = 0
+            gone |= {id(t) for _, t in call.module._members() if isinstance(t, Tensor)}
+        elif first and call in norms.values() and getattr(call.module, "bias", None) is None:
+            features = first.shape[1]
+            row.parameters += features
+            row.parameter_bytes += features * first.dtype.itemsize
+            row.flops += first.spec.size
+        out.rows.append(row)
+    buffers = [t.numpy() for _, t in model.named_buffers() if id(t) not in gone]
     out.buffers, out.buffer_bytes = sum(a.size for a in buffers), sum(a.nbytes for a in buffers)
-    out.macs = graph.macs
-    out.activation_bytes = sum(r.activation_bytes for r in out.rows)
+    for key in ("parameters", "parameter_bytes", "macs", "flops", "activation_bytes"):
+        setattr(out, key, sum(getattr(r, key) for r in out.rows))
     return out
+
+
+def _folds(tracer: CallTracer, graph: Graph) -> dict[Call, Call]:
+    """Return the calls of batch normalization that alone read the result of a layer, and the calls of those layers."""
+    readers: dict[Node, int] = dict.fromkeys(graph.outputs, 2)
+    for node in graph.nodes():
+        for i in set(node.inputs):
+            readers[i] = readers.get(i, 0) + 1
+    layers = {c.results[0]: c for c in tracer.calls if isinstance(c.module, (Conv1d, Conv2d, Linear))}
+    norms = [c for c in tracer.calls if isinstance(c.module, (BatchNorm1d, BatchNorm2d))]
+    return {c: layers[c.inputs[0]] for c in norms if c.inputs[0] in layers and readers[c.inputs[0]] == 1}
 
 
 def _macs(node: Node) -> int:
     return node.op.macs(tuple(i.spec for i in node.inputs), node.spec, node.attrs) if node.op else 0
 
 
-def _new_bytes(call: Call, tracer: CallTracer) -> int:
+def _flops(node: Node) -> int:
+    return node.op.flops(tuple(i.spec for i in node.inputs), node.spec, node.attrs) if node.op else 0
+
+
+def _new_bytes(node: Node | None, call: Call, tracer: CallTracer) -> int:
     """Return the bytes of a call's result, or 0 when it is only a view of something made elsewhere."""
-    node = call.results[0] if call.results else None
     while node is not None and node.opname in _VIEWS and tracer.maker.get(id(node)) is call:
         node = node.inputs[0]
     if node is None or tracer.maker.get(id(node)) is not call:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from smelt.errors import at_user_line
-from smelt.graph.trace import current_tracer
+from smelt.graph.trace import current_tracer, in_layer
 from smelt.tensor import Parameter, Tensor
 
 Self = TypeVar("Self", bound="Module")
@@ -61,8 +61,11 @@ class Module:
         tracer = current_tracer()
         if tracer is None:
             return self.forward(*args, **kwargs)
-        self._name_tensors()
-        out = self.forward(*args, **kwargs)
+        if id(self) not in tracer.paths:
+            self._name_tensors()
+            tracer.paths |= {id(module): path for path, module in self.named_modules()}
+        with in_layer(f"{tracer.paths[id(self)]} {type(self).__name__}".lstrip()):
+            out = self.forward(*args, **kwargs)
         changes = self._changes
         tracer.guard(f"{type(self).__name__} has the attributes it was traced with", lambda: self._changes == changes)
         return out

@@ -69,6 +69,9 @@ class Elementwise(Primitive):
         rule = self.gradients[index] if self.gradients else None
         return None if rule is None else rule(grad, out, *inputs).sum_to(inputs[index].shape)
 
+    def flops(self, specs: tuple[Spec, ...], out: Spec, attrs: dict[str, Any]) -> int:
+        return out.size if any(s.dtype.kind == "f" for s in specs) else 0
+
     def samples(self) -> Iterator[Sample]:
         low, high = self.domain
         shapes: list[tuple[tuple[int, ...], ...]] = [

@@ -42,6 +42,9 @@ class SoftmaxCrossEntropy(Primitive):
             picked = np.where(hit.any(axis=1), np.where(hit, z, 0).sum(axis=1, dtype=x.dtype), -top[:, 0])
             return np.log(np.exp(z).sum(axis=1, dtype=x.dtype)) - picked
 
+    def flops(self, specs: tuple[Spec, ...], out: Spec, attrs: dict[str, Any]) -> int:
+        return 4 * specs[0].size  # maximum, difference, exp and sum; then one logarithm and one difference per row
+
     def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         return softmax_cross_entropy_grad(inputs[0], inputs[1], grad) if index == 0 else None
 
@@ -62,6 +65,10 @@ class SoftmaxCrossEntropyGrad(Primitive):
         with np.errstate(all="ignore"):
             e = np.exp(x - _top(x))
             return (e / e.sum(axis=1, keepdims=True, dtype=x.dtype) - hit.astype(x.dtype)) * g[:, None]
+
+    def flops(self, specs: tuple[Spec, ...], out: Spec, attrs: dict[str, Any]) -> int:
+        n, _ = out.shape
+        return 7 * out.size - 2 * n  # maximum, difference, exp, sum, division, minus one-hot, times the gradient
 
 
 def _samples(with_grad: bool) -> tuple[Sample, ...]:

@@ -28,6 +28,12 @@ def _infer(name: str, x: Spec, attrs: dict[str, Any], dtype: np.dtype) -> Spec:
     return Spec((*x.shape[:2], *hw), dtype, None if exact else x.rows, exact)
 
 
+def _comparisons(out: Spec, attrs: dict[str, Any]) -> int:
+    """Return how often elements of a window are compared, or added, over all windows."""
+    kh, kw = attrs["kernel"]
+    return out.size * (kh * kw - 1)
+
+
 def _cols(x: np.ndarray, attrs: dict[str, Any], fill: float) -> np.ndarray:
     return windows(_padded(x, attrs["padding"], fill), attrs["kernel"], attrs["stride"], _ONE)
 
@@ -45,6 +51,9 @@ class MaxPool2d(Primitive):
         winner = max_pool2d_index(inputs[0], **attrs)
         return max_pool2d_grad(grad, winner, size=inputs[0].shape[2:], **attrs)
 
+    def flops(self, specs: tuple[Spec, ...], out: Spec, attrs: dict[str, Any]) -> int:
+        return _comparisons(out, attrs)
+
 
 class MaxPool2dIndex(Primitive):
     """Position (kh-major, 0 to 254) of the first maximum in each window, as uint8."""
@@ -60,6 +69,9 @@ class MaxPool2dIndex(Primitive):
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         cols = _cols(arrays[0], attrs, -np.inf)
         return cols.reshape(*cols.shape[:4], cols.shape[4] * cols.shape[5]).argmax(axis=-1).astype(np.uint8)
+
+    def flops(self, specs: tuple[Spec, ...], out: Spec, attrs: dict[str, Any]) -> int:
+        return _comparisons(out, attrs)
 
 
 class MaxPool2dGrad(Primitive):
@@ -79,6 +91,9 @@ class MaxPool2dGrad(Primitive):
         shape = (*grad.shape[:2], *attrs["size"])
         return np.ascontiguousarray(add_windows(cols, shape, attrs["stride"], _ONE, attrs["padding"]))
 
+    def flops(self, specs: tuple[Spec, ...], out: Spec, attrs: dict[str, Any]) -> int:
+        return specs[0].size
+
 
 class SumPool2d(Primitive):
     """Sum of each window."""
@@ -91,6 +106,9 @@ class SumPool2d(Primitive):
 
     def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         return sum_pool2d_grad(grad, size=inputs[0].shape[2:], **attrs)
+
+    def flops(self, specs: tuple[Spec, ...], out: Spec, attrs: dict[str, Any]) -> int:
+        return _comparisons(out, attrs)
 
 
 class SumPool2dGrad(Primitive):
@@ -107,6 +125,9 @@ class SumPool2dGrad(Primitive):
         cols = np.broadcast_to(grad[..., None, None], (*grad.shape, *attrs["kernel"]))
         shape = (*grad.shape[:2], *attrs["size"])
         return np.ascontiguousarray(add_windows(cols, shape, attrs["stride"], _ONE, attrs["padding"]))
+
+    def flops(self, specs: tuple[Spec, ...], out: Spec, attrs: dict[str, Any]) -> int:
+        return specs[0].size * attrs["kernel"][0] * attrs["kernel"][1]
 
 
 def _pool(kernel: Pair, stride: Pair, padding: Padding = ((0, 0), (0, 0))) -> dict[str, Any]:

@@ -115,6 +115,14 @@ class Primitive:
         """Return the multiply-accumulates of one evaluation (0 for everything but contractions)."""
         return 0
 
+    def flops(self, specs: tuple[Spec, ...], out: Spec, attrs: dict[str, Any]) -> int:
+        """Return the floating-point operations of one evaluation: two for each multiply-accumulate, and the rest.
+
+        An addition, comparison or function (``exp`` as well as ``relu``) of one element is one operation; moving,
+        converting and integer arithmetic are none.
+        """
+        return 2 * self.macs(specs, out, attrs)
+
     def samples(self) -> Iterator[Sample]:
         """Yield the rows of the test matrix this primitive is checked on."""
         yield from self._samples

@@ -41,6 +41,10 @@ class Reduction(Primitive):
     def _dtype(self, dtype: np.dtype) -> np.dtype:
         return dtype
 
+    def flops(self, specs: tuple[Spec, ...], out: Spec, attrs: dict[str, Any]) -> int:
+        (x,) = specs
+        return max(x.size - out.size, 0) if x.dtype.kind == "f" else 0
+
 
 class Sum(Reduction):
     """Sum over ``axes``."""

@@ -17,6 +17,7 @@ from smelt import ops
 from smelt.autograd import no_grad
 from smelt.errors import at_user_line
 from smelt.functions import where
+from smelt.graph.trace import in_layer
 from smelt.nn.arguments import flag, number
 from smelt.tensor import Parameter, Tensor
 
@@ -204,7 +205,7 @@ class Optimizer:
         """
         if not self.groups:
             raise ValueError(at_user_line(f"{type(self).__name__}.step: expected bind(parameters) first"))
-        with no_grad():
+        with no_grad(), in_layer(type(self).__name__):
             t = self._step + 1.0
             for group in self.groups:
                 self._step_group(group, t, when)

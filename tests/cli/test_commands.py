@@ -147,6 +147,9 @@ def test_summary_of_the_zoo_and_of_a_file(smelt_command: Smelt) -> None:
     half = json.loads(smelt_command("summary", "mobilenet_v2", "--json", "--option", "width=0.5").out)
     assert half["parameters"] < value["parameters"]
     smelt.save(smelt.nn.Linear(4, 2), "a.smelt")
+    folded = json.loads(smelt_command("summary", "ds_cnn", "--folded", "--json").out)
+    assert (folded["parameters"], folded["macs"], folded["folded"]) == (22_604, 2_656_768, 9)
+    assert folded["peak_bytes"] > 0 and folded["rows"][0]["receptive_field"] == [10, 4]
     assert "expected --input" in smelt_command("summary", "a.smelt").error
     assert "10 in 40 bytes" in smelt_command("summary", "a.smelt", "--input", "4").out
     smelt.save(smelt.nn.Linear(4, 2), "b.smelt", {"input_shape": [4]})

@@ -26,16 +26,17 @@ KNOWN = {  # parameters (batch-norm not folded), MACs
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_known_answers(name: str) -> None:
-    counted = summary(models.MODELS[name](), models.INPUT_SHAPES[name])
+    counted = summary(models.MODELS[name](), models.INPUT_SHAPES[name], plan=False)
     assert (counted.parameters, counted.macs) == KNOWN[name]
     assert sum(r.macs for r in counted.rows) == counted.macs
     assert sum(r.parameters for r in counted.rows) == counted.parameters
     assert sum(r.activation_bytes for r in counted.rows) == counted.activation_bytes
-    assert counted.parameter_bytes == 4 * counted.parameters
+    assert counted.parameter_bytes == 4 * counted.parameters == sum(r.parameter_bytes for r in counted.rows)
+    assert sum(r.flops for r in counted.rows) == counted.flops > 2 * counted.macs
 
 
 def test_rows_of_the_seven_layers() -> None:
-    rows = summary(models.mnist_cnn(), (1, 28, 28)).rows
+    rows = summary(models.mnist_cnn(), (1, 28, 28), plan=False).rows
     assert [(r.name, r.type, r.output_shape, r.parameters, r.macs, r.activation_bytes) for r in rows] == [
         ("0", "Conv2d", (1, 32, 28, 28), 832, 25 * 32 * 28 * 28, 4 * 32 * 28 * 28),
         ("1", "ReLU", (1, 32, 28, 28), 0, 0, 4 * 32 * 28 * 28),
@@ -45,6 +46,49 @@ def test_rows_of_the_seven_layers() -> None:
         ("5", "ReLU", (1, 128), 0, 0, 512),
         ("6", "Linear", (1, 10), 1290, 1280, 40),
     ]
+    # A bias adds one operation per result, relu compares once, a window of four is compared three times.
+    pixels, pooled = 32 * 28 * 28, 32 * 14 * 14
+    assert [r.flops for r in rows] == [51 * pixels, pixels, 3 * pooled, 0, 2 * 802_816 + 128, 128, 2 * 1280 + 10]
+    whole = (32, 32)  # the image and its padding
+    assert [r.receptive_field for r in rows] == [(5, 5), (5, 5), (6, 6), (6, 6), whole, whole, whole]
+
+
+FOLDED = {"ds_cnn": 22_604, "autoencoder": 265_864, "resnet8": 77_706, "lenet5": 61_706}
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_parameters_with_batch_normalization_folded(name: str) -> None:
+    model, shape = models.MODELS[name](), models.INPUT_SHAPES[name]
+    plain, counted = (summary(model, shape, folded=f, plan=False) for f in (False, True))
+    assert (counted.parameters, counted.macs) == (FOLDED[name], plain.macs)
+    assert counted.folded == sum("BatchNorm" in r.type for r in plain.rows)
+    assert sum(r.parameters for r in counted.rows) == counted.parameters == counted.parameter_bytes // 4
+    assert counted.buffers == 0 and counted.flops <= plain.flops
+    assert ("folded" in str(counted)) == bool(counted.folded)
+
+
+def test_only_what_can_be_folded_is() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            self.conv, self.norm = nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, x: Any) -> Any:
+            y = self.conv(x)
+            return self.norm(y) + y
+
+    for model in (nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1)), Twice()):
+        counted = summary(model, (2, 4, 4), folded=True)
+        assert counted.folded == 0 and counted.buffers and "folded" not in str(counted)
+        assert counted.parameters == sum(p.size for p in model.parameters())
+
+
+def test_the_peak_is_the_arena_of_the_plan() -> None:
+    counted = summary(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3)), (6,), batch=8)
+    assert counted.peak_bytes is not None
+    # Two results between the layers; the input and the output are the caller's, and every buffer starts at 64 bytes.
+    assert 4 * 8 * (5 + 4) <= counted.peak_bytes <= counted.activation_bytes + 4 * 64 + 4 * (30 + 20 + 12)
+    assert summary(nn.ReLU(), (6,)).peak_bytes == 0
+    assert f"at most {counted.peak_bytes:,} bytes at once" in str(counted)
 
 
 def test_the_batch_multiplies_macs_and_activations_only() -> None:
@@ -124,7 +168,7 @@ def test_json_and_text_say_the_same() -> None:
     counted = summary(models.resnet8(), (3, 32, 32))
     value = json.loads(counted.to_json())
     assert value["macs"] == 12_501_632 and value["output_shape"] == [1, 10] and len(value["rows"]) == len(counted.rows)
-    assert "12,501,632" in str(counted) and str(counted).splitlines()[-4].startswith("total")
+    assert "12,501,632" in str(counted) and str(counted).splitlines()[-5].startswith("total")
     assert all(len(line) <= 110 for line in str(counted).splitlines())
 
 

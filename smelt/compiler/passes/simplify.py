@@ -22,7 +22,7 @@ class Rewriter:
 
     def __init__(self) -> None:
         self._known: dict[tuple, Node] = {}
-        self.line = ""
+        self.line = self.layer = ""  # of the nodes made from here on
         self.uses: dict[int, int] = {}  # how often the nodes of the old graph are read
 
     def make(self, op: Primitive, *inputs: Node, **attrs: Any) -> Node:
@@ -35,7 +35,7 @@ class Rewriter:
         key = (op.name, tuple(id(i) for i in inputs), tuple(sorted(attrs.items())), spec.rows)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = Node("op", spec, op, inputs, attrs, line=self.line)
+            found = self._known[key] = Node("op", spec, op, inputs, attrs, line=self.line, layer=self.layer)
         return found
 
     def constant(self, value: Any, dtype: np.dtype) -> Node:
@@ -60,7 +60,7 @@ def simplify(graph: Graph) -> Graph:
             scalar = node.kind == "constant" and node.value is not None and node.value.ndim == 0
             new[id(node)] = r.constant(node.value, node.dtype) if scalar else node
             continue
-        r.line = node.line
+        r.line, r.layer = node.line, node.layer
         inputs = tuple(new[id(i)] for i in node.inputs)
         rule = _RULES.get(node.op.name)
         out = rule(r, node, *inputs) if rule else None

@@ -303,7 +303,7 @@ class _Assign:
 
     def _copy(self, node: Node, storage: Storage) -> Node:
         """Add a group that copies ``node`` to ``storage``; return the copy's node."""
-        copy = Node("op", node.spec, COPY, (node,), line=node.line)
+        copy = Node("op", node.spec, COPY, (node,), line=node.line, layer=node.layer)
         self.f.kinds[copy] = "point"
         order = order_of(node.shape, storage.strides)
         group = Group(len(self.f.groups) + len(self.p.extra_groups), "map", node.shape, node.spec.rows, order=order)
