@@ -115,7 +115,7 @@ def _best_time(kernel: Kernel, arrays: list[np.ndarray], threads: int, seconds: 
     table[2] = team.address
     for i, array in enumerate(arrays):
         table[CTX_TABLE // 8 + i] = array.ctypes.data
-    return _best(lambda: team.run(library.address["step"], table.ctypes.data, threads), seconds)
+    return _best(lambda: team.run_on(library.address["step"], table.ctypes.data, threads), seconds)
 
 
 def _best(run: Callable[[], object], seconds: float) -> float:

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 ALIGNMENT = 64
 
 
+class Moves:
+    """Counts how often tensors were moved: who keeps pointers compares, instead of looking at every tensor."""
+
+    count = 0
+
+
+moves = Moves()
+
+
 def aligned_bytes(size: int) -> np.ndarray:
     """Return ``size`` zeroed bytes that start at a multiple of 64."""
     raw = np.zeros(size + ALIGNMENT, np.uint8)
@@ -41,6 +50,7 @@ def bind(tensors: Sequence[Tensor], strides: Sequence[tuple[int, ...]]) -> list[
         value = tensor.numpy()
         if not (tensor._bound and lies_as(value, wanted)):
             move.append((tensor, value, wanted))
+    moves.count += bool(move)
     sizes = [-(-max(v.nbytes, 1) // ALIGNMENT) * ALIGNMENT for _, v, _ in move]
     arena = aligned_bytes(sum(sizes))
     offset = 0

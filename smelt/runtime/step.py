@@ -17,105 +17,18 @@ from typing import Any
 import numpy as np
 
 from smelt.autograd import grad_enabled
-from smelt.compiler import jit, program
-from smelt.compiler.emit.llvm import CTX_TABLE
+from smelt.compiler import program
 from smelt.compiler.isa import host
 from smelt.errors import TraceError, at_user_line
 from smelt.graph.graph import Graph, Node, format_graph
 from smelt.graph.trace import Guard, Tracer, current_tracer
 from smelt.ops.primitive import Rows, Spec, short_dtype
-from smelt.runtime import workers
-from smelt.runtime.arena import aligned_bytes, bind, element_strides
-from smelt.tensor import Parameter, Tensor, wrap
+from smelt.runtime import arena, workers
+from smelt.runtime.arguments import give, take
+from smelt.runtime.executable import Executable
+from smelt.tensor import Tensor, wrap
 
 MOST_VARIANTS = 16  # traces kept for one function; the least recently used goes first
-
-
-class _Leaf:
-    """Stands where an array was taken out of the arguments."""
-
-    def __repr__(self) -> str:
-        return "array"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Leaf)
-
-    __hash__ = object.__hash__
-
-
-_LEAF = _Leaf()
-
-
-def _take(value: Any, arrays: list[Any]) -> Any:
-    """Return the structure of ``value`` with arrays replaced by a mark, appending the arrays."""
-    if isinstance(value, Parameter):
-        return _Same(value)
-    if isinstance(value, (Tensor, np.ndarray)):
-        arrays.append(value)
-        return _LEAF
-    if isinstance(value, (tuple, list)):
-        return _sequence(value, [_take(v, arrays) for v in value])
-    if isinstance(value, dict):
-        return _Dict((k, _take(v, arrays)) for k, v in value.items())
-    return _Number(value) if isinstance(value, (int, float, np.generic)) else _Same(value)
-
-
-def _sequence(like: Any, values: list[Any]) -> Any:
-    """Return values in a tuple, list or named tuple."""
-    return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)
-
-
-class _Dict(dict):
-    """A dict whose order counts: arrays are taken out of it in that order."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Dict) and list(self.items()) == list(other.items())
-
-    __hash__ = None
-
-
-class _Same:
-    """Compares an argument that is not data: text and None by value, the rest by identity."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Same):
-            return False
-        return other.value is self.value or (isinstance(self.value, str) and other.value == self.value)
-
-    __hash__ = object.__hash__
-
-    def __repr__(self) -> str:
-        return repr(self.value) if isinstance(self.value, (str, type(None))) else type(self.value).__name__
-
-
-class _Number(_Same):
-    """Compares a constant by type and digits: 1, 1.0 and True differ, and 0.0 and -0.0; NaN is itself."""
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Number) or type(other.value) is not type(self.value):
-            return False
-        return other.value is self.value or repr(other.value) == repr(self.value)
-
-    __hash__ = object.__hash__
-
-    def __repr__(self) -> str:
-        return repr(self.value)
-
-
-def _give(structure: Any, arrays: Any) -> Any:
-    """Put arrays (an iterator) back into a structure."""
-    if structure is _LEAF:
-        return next(arrays)
-    if isinstance(structure, _Same):
-        return structure.value
-    if isinstance(structure, (tuple, list)):
-        return _sequence(structure, [_give(v, arrays) for v in structure])
-    if isinstance(structure, dict):
-        return {k: _give(v, arrays) for k, v in structure.items()}
-    return structure
 
 
 def _array(value: Any) -> np.ndarray:
@@ -153,9 +66,9 @@ class _Variant:
                 for i, a in enumerate(arrays):
                     rows = Rows(0) if i in self.batch else None
                     tensors.append(Tensor(tracer.input(f"x{i}", Spec(a.shape, a.dtype, rows))))
-                args, kwargs = _give(self.key.structure, iter(tensors))
+                args, kwargs = give(self.key.structure, iter(tensors))
                 result = function(*args, **kwargs)
-                self.result = _take(result, outputs)
+                self.result = take(result, outputs)
                 nodes = [tracer.lift(o if isinstance(o, Tensor) else Tensor(o)) for o in outputs]
                 self.grads = self._gradients(tracer)
             self.graph: Graph = tracer.finish(nodes)
@@ -186,36 +99,20 @@ class _Variant:
 
     def _strides(self) -> dict[Node, tuple[int, ...] | None]:
         return {
-            node: element_strides(t.numpy()) if t._bound else None
+            node: arena.element_strides(t.numpy()) if t._bound else None
             for node, t in zip(self.graph.states, self.tensors, strict=True)
         }
 
     def _compile(self) -> None:
-        self.program = program.build(self.graph, self._strides())
-        self.library = jit.Library(self.program.image, ("step",))
-        self.step = self.library.address["step"]
-        self.arena = aligned_bytes(self.program.arena_bytes)
-        n_in, n_out = len(self.graph.inputs), len(self.graph.outputs)
-        self.table = np.zeros(CTX_TABLE // 8 + n_in + n_out + len(self.tensors) + len(self.program.constants), np.int64)
-        self.first_output = CTX_TABLE // 8 + n_in
-        self.first_state = self.first_output + n_out
-        self.table[1] = self.arena.ctypes.data
-        self.constants = [np.ascontiguousarray(c) for c in self.program.constants]
-        for i, c in enumerate(self.constants):
-            self.table[self.first_state + len(self.tensors) + i] = c.ctypes.data
-        self.bound: list[np.ndarray] = []
-        self.address = self.table.ctypes.data
-        self._bind()
-        self.outputs = [(n.shape, n.dtype, n.spec.rows) for n in self.graph.outputs]
+        built = program.build(self.graph, self._strides())
+        self.executable = Executable(built, self.graph, self._bound(built))
 
-    def _bind(self) -> None:
-        self.bound = bind(self.tensors, self.program.state_strides)
-        for i, array in enumerate(self.bound):
-            self.table[self.first_state + i] = array.ctypes.data
-        written = [a for a, s in zip(self.bound, self.graph.states, strict=True) if s in self.graph.updates]
-        self.written = [(a.ctypes.data, a.ctypes.data + a.nbytes) for a in written]
-        self.written_low = min((low for low, _ in self.written), default=0)
-        self.written_high = max((high for _, high in self.written), default=0)
+    def _bound(self, built: program.Program) -> list[np.ndarray]:
+        """Move the state where the program expects it; return its arrays."""
+        with workers.team().writing:
+            arrays = arena.bind(self.tensors, built.state_strides)
+            self.moves = arena.moves.count
+        return arrays
 
     # --- calling -----------------------------------------------------------------------------------------------
 
@@ -246,37 +143,19 @@ class _Variant:
 
     def run(self, arrays: Sequence[np.ndarray]) -> Any:
         """Run one step."""
-        rows = arrays[self.batch[0]].shape[0] if self.batch else 0
-        for tensor, array in zip(self.tensors, self.bound, strict=True):
-            if tensor._value is not array:
-                self._bind()
-                break
-        table = self.table
-        table[0] = rows
-        team = workers.team()
-        table[2] = team.address
-        low, high = self.written_low, self.written_high
-        copies = []
-        for i, a in enumerate(arrays):
-            address = a.ctypes.data
-            if low - a.nbytes < address < high and any(address < z and s < address + a.nbytes for s, z in self.written):
-                copies.append(a.copy())  # the step overwrites what it was given
-                address = copies[-1].ctypes.data
-            table[CTX_TABLE // 8 + i] = address
-        results = []
-        for i, (shape, dtype, follow) in enumerate(self.outputs):
-            out = np.empty(shape, dtype)
-            table[self.first_output + i] = out.ctypes.data
-            results.append((out, follow))
-        team.run(self.step, self.address, workers.get_threads())
+        if self.executable.writes:
+            with workers.team().writing:
+                return self._run(arrays)
+        return self._run(arrays)
+
+    def _run(self, arrays: Sequence[np.ndarray]) -> Any:
+        executable = self.executable
+        if self.moves != arena.moves.count:
+            executable.rebind(self._bound(executable.program))
+        outputs = executable.call(arrays, arrays[self.batch[0]].shape[0] if self.batch else 0)
         for tensor, grad in self.grads:
             tensor._grad = grad
-        values = []
-        for out, follow in results:
-            if follow is not None and rows != self.capacity:
-                out = out[(slice(None),) * follow.axis + (slice(0, rows * follow.per),)]
-            values.append(wrap(out))
-        return _give(self.result, iter(values))
+        return give(self.result, map(wrap, outputs))
 
 
 def _batch_inputs(arrays: Sequence[np.ndarray]) -> list[int]:
@@ -309,11 +188,12 @@ class Compiled:
         if current_tracer() is not None:
             return self._function(*args, **kwargs)
         taken: list[Any] = []
-        structure = (_take(args, taken), _take(kwargs, taken))
+        structure = (take(args, taken), take(kwargs, taken))
         arrays = [_array(a) for a in taken]
         key = _Key(structure, tuple((a.shape, a.dtype) for a in arrays), grad_enabled())
         with self._lock:
-            return self._find(key, arrays).run(arrays)
+            variant = self._find(key, arrays)
+        return variant.run(arrays)
 
     def _find(self, key: _Key, arrays: Sequence[np.ndarray]) -> _Variant:
         reasons = []
@@ -348,12 +228,8 @@ class Compiled:
     @contextlib.contextmanager
     def replaced(self, address: int) -> Iterator[np.ndarray]:
         """Run another native step of the same kernels for a while; yields the context's words."""
-        variant = self._variants[0]
-        before, variant.step = variant.step, address
-        try:
-            yield variant.table
-        finally:
-            variant.step = before
+        with self._variants[0].executable.replaced(address) as words:
+            yield words
 
     def lowered(self) -> program.Lowered:
         """Return the kernels of the most recent trace, lowered for this processor."""

@@ -1,7 +1,7 @@
-"""Worker threads that run compiled steps: they spin in native code for a while, then sleep.
+"""The team: this process's worker threads, how many there are, and who may run a step that writes.
 
-In: the address of a step and its context. Out: the step has run on all threads. One native call from Python starts
-the workers, does thread 0's share and waits for the others; a sleeping worker is woken through a pipe.
+In: records of calls (:mod:`smelt.runtime.native`). Out: steps that ran. Workers start when the first program is made,
+live until the process ends, and are started anew in a forked child.
 """
 
 from __future__ import annotations
@@ -12,231 +12,110 @@ import ctypes
 import functools
 import os
 import threading
+import time
+from collections.abc import Callable
 
 import numpy as np
 
-from smelt.compiler import jit
-from smelt.compiler.isa import host
 from smelt.errors import at_user_line
+from smelt.runtime import native
 from smelt.runtime.arena import aligned_bytes
-
-MAX_THREADS = 64
-# Byte offsets in the team's memory; every field that threads write has a cache line of its own.
-TICKET, JOB, DONE, PARKED = 128, 192, 256, 320
-SPINS = 20000  # looks at the ticket (about half a millisecond) before a worker sleeps
-
-_TEXT = """
-declare void @PAUSE_FUNCTION
-declare i32 @sched_yield()
-declare i64 @write(i32, ptr, i64)
-
-define i64 @worker(ptr %team, i64 %thread, i64 %seen0) {
-entry:
-  %ticketp = getelementptr i8, ptr %team, i64 TICKET
-  %jobp = getelementptr i8, ptr %team, i64 JOB
-  %ctxp = getelementptr i8, ptr %jobp, i64 8
-  %threadsp = getelementptr i8, ptr %jobp, i64 16
-  %donep = getelementptr i8, ptr %team, i64 DONE
-  %shift = mul i64 %thread, 64
-  %parkoff = add i64 %shift, PARKED
-  %parkp = getelementptr i8, ptr %team, i64 %parkoff
-  br label %spin
-spin:
-  %seen = phi i64 [%seen0, %entry], [%seen, %again], [%now, %next]
-  %i = phi i64 [0, %entry], [%i1, %again], [0, %next]
-  %now0 = load atomic i64, ptr %ticketp acquire, align 8
-  %same = icmp eq i64 %now0, %seen
-  br i1 %same, label %wait, label %run
-wait:
-  call void @PAUSE_CALL
-  %i1 = add i64 %i, 1
-  %tired = icmp ugt i64 %i1, SPINS
-  br i1 %tired, label %park, label %again
-again:
-  br label %spin
-park:
-  %p = atomicrmw xchg ptr %parkp, i64 1 seq_cst
-  %now1 = load atomic i64, ptr %ticketp seq_cst, align 8
-  %still = icmp eq i64 %now1, %seen
-  br i1 %still, label %sleep, label %unpark
-unpark:
-  %mine = atomicrmw xchg ptr %parkp, i64 0 seq_cst
-  %ours = icmp eq i64 %mine, 1
-  br i1 %ours, label %run, label %sleep
-sleep:
-  ret i64 %seen
-run:
-  %now = phi i64 [%now0, %spin], [%now1, %unpark]
-  %fn = load ptr, ptr %jobp, align 8
-  %ctx = load ptr, ptr %ctxp, align 8
-  %threads = load i64, ptr %threadsp, align 8
-  %quit = icmp eq ptr %fn, null
-  br i1 %quit, label %leave, label %take
-leave:
-  ret i64 -1
-take:
-  %in = icmp ult i64 %thread, %threads
-  br i1 %in, label %work, label %next
-work:
-  call void %fn(ptr %ctx, i64 %thread, i64 %threads)
-  br label %next
-next:
-  %d = atomicrmw add ptr %donep, i64 1 acq_rel
-  br label %spin
-}
-
-define void @post(ptr %team, ptr %fn, ptr %ctx, i64 %threads, ptr %pipes, i64 %workers) {
-entry:
-  %ticketp = getelementptr i8, ptr %team, i64 TICKET
-  %jobp = getelementptr i8, ptr %team, i64 JOB
-  %ctxp = getelementptr i8, ptr %jobp, i64 8
-  %threadsp = getelementptr i8, ptr %jobp, i64 16
-  store ptr %fn, ptr %jobp, align 8
-  store ptr %ctx, ptr %ctxp, align 8
-  store i64 %threads, ptr %threadsp, align 8
-  %t = atomicrmw add ptr %ticketp, i64 1 seq_cst
-  br label %wake
-wake:
-  %w = phi i64 [1, %entry], [%w1, %woken]
-  %more = icmp ult i64 %w, %workers
-  br i1 %more, label %look, label %out
-look:
-  %shift = mul i64 %w, 64
-  %parkoff = add i64 %shift, PARKED
-  %parkp = getelementptr i8, ptr %team, i64 %parkoff
-  %was = atomicrmw xchg ptr %parkp, i64 0 seq_cst
-  %asleep = icmp eq i64 %was, 1
-  br i1 %asleep, label %ring, label %woken
-ring:
-  %pipep = getelementptr i32, ptr %pipes, i64 %w
-  %pipe = load i32, ptr %pipep, align 4
-  %ignored = call i64 @write(i32 %pipe, ptr %team, i64 1)
-  br label %woken
-woken:
-  %w1 = add i64 %w, 1
-  br label %wake
-out:
-  ret void
-}
-
-define void @run(ptr %team, ptr %fn, ptr %ctx, i64 %threads, ptr %pipes, i64 %workers) {
-entry:
-  %alone = icmp eq i64 %threads, 1
-  br i1 %alone, label %single, label %team2
-single:
-  call void %fn(ptr %ctx, i64 0, i64 1)
-  ret void
-team2:
-  %donep = getelementptr i8, ptr %team, i64 DONE
-  store atomic i64 0, ptr %donep release, align 8
-  call void @post(ptr %team, ptr %fn, ptr %ctx, i64 %threads, ptr %pipes, i64 %workers)
-  call void %fn(ptr %ctx, i64 0, i64 %threads)
-  %others = sub i64 %workers, 1
-  br label %spin
-spin:
-  %i = phi i64 [0, %team2], [%i1, %back]
-  %done = load atomic i64, ptr %donep acquire, align 8
-  %all = icmp eq i64 %done, %others
-  br i1 %all, label %out, label %wait
-wait:
-  call void @PAUSE_CALL
-  %i1 = add i64 %i, 1
-  %long = icmp ugt i64 %i1, 4096
-  br i1 %long, label %yield, label %back
-yield:
-  %ignored = call i32 @sched_yield()
-  br label %back
-back:
-  br label %spin
-out:
-  ret void
-}
-"""
-
-
-@functools.cache
-def _library() -> jit.Library:
-    isa = host()
-    if isa.triple.startswith("x86_64"):
-        function = call = "llvm.x86.sse2.pause()"
-    else:
-        function, call = "llvm.aarch64.hint(i32)", "llvm.aarch64.hint(i32 1)"
-    text = _TEXT.replace("PAUSE_FUNCTION", function).replace("PAUSE_CALL", call)
-    for name, number in (
-        ("TICKET", TICKET),
-        ("JOB", JOB),
-        ("DONE", DONE),
-        ("PARKED", PARKED),
-        ("SPINS", SPINS),
-    ):
-        text = text.replace(name, str(number))
-    text = f'target triple = "{isa.triple}"\n{text}'
-    key = jit.key_of(text, isa)
-    image = jit.read_cache(key)
-    if image is None:
-        image = jit.compile_object(text, isa)
-        jit.write_cache(key, image)
-    return jit.Library(image, ("worker", "post", "run"))
+from smelt.runtime.native import MAX_THREADS, OFFSETS, TEAM_BYTES
 
 
 class Team:
-    """The threads of this process. One step runs at a time; callers in other threads wait for their turn."""
+    """The threads of this process. One caller at a time has the workers; who finds them busy runs alone.
+
+    Attributes
+    ----------
+    address : int
+        Of the memory that all native code of the team shares.
+    run : callable
+        ``(record address) -> code``: runs a call's record; see :mod:`smelt.runtime.native`.
+    writing : lock
+        Held around a step that writes state.
+    """
 
     def __init__(self) -> None:
-        library = _library()
-        i64, pointer = ctypes.c_int64, ctypes.c_void_p
-        self._worker = ctypes.CFUNCTYPE(i64, pointer, i64, i64)(library.address["worker"])
-        arguments = (None, pointer, pointer, pointer, i64, pointer, i64)
-        self._run = ctypes.CFUNCTYPE(*arguments)(library.address["run"])
-        self._post = ctypes.CFUNCTYPE(*arguments)(library.address["post"])
-        self.memory = aligned_bytes(PARKED + 64 * MAX_THREADS)
+        library = native.library()
+        i64, i32, pointer = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p
+        self._worker = ctypes.CFUNCTYPE(None, pointer, i32, i32)(library.address["worker"])
+        self._run_on = ctypes.CFUNCTYPE(None, pointer, pointer, pointer, i64)(library.address["run_on"])
+        self._quit = ctypes.CFUNCTYPE(None, pointer)(library.address["quit"])
+        self.run: Callable[[int], int] = ctypes.CFUNCTYPE(i64, pointer)(library.address["run"])
+        self.memory = aligned_bytes(TEAM_BYTES)
         self.address = self.memory.ctypes.data
-        self._pipes = np.zeros(MAX_THREADS, np.int32)
-        self._pipes_address = self._pipes.ctypes.data
+        self._size = self.memory[OFFSETS["SIZE"] :].view(np.int64)  # workers that joined, threads wanted
+        self._pipes: list[tuple[int, int]] = []
         self._threads: list[threading.Thread] = []
-        self._readers: list[int] = []
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._ended = False
+        self._locks()
+        self.want(get_threads())
 
-    def _grow(self, threads: int) -> None:
-        while len(self._threads) + 1 < threads:
-            number = len(self._threads) + 1
-            reader, writer = os.pipe()
-            self._pipes[number] = writer
-            self._readers.append(reader)
-            seen = int(self.memory[TICKET : TICKET + 8].view(np.int64)[0])
-            thread = threading.Thread(
-                target=self._loop, args=(number, reader, seen), name=f"smelt-{number}", daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
+    def _locks(self) -> None:
+        self.writing = threading.RLock()
+        self._growing = threading.Lock()
 
-    def _loop(self, number: int, reader: int, seen: int) -> None:
-        while True:
-            seen = self._worker(self.address, number, seen)
-            if seen < 0:
-                return
-            with contextlib.suppress(OSError):
-                os.read(reader, 1)
+    def want(self, threads: int) -> None:
+        """Set how many threads steps use, and start those that are missing."""
+        self._size[1] = threads
+        self.grow()
 
-    def run(self, step: int, ctx: int, threads: int) -> None:
-        """Run the native ``step(ctx, thread, threads)`` on all threads; return when all are done."""
-        with self._lock:
-            if threads > len(self._threads) + 1:
-                self._grow(threads)
-            self._run(self.address, step, ctx, threads, self._pipes_address, len(self._threads) + 1)
+    def grow(self) -> None:
+        """Start the workers that are missing, and give them a moment to join."""
+        with self._growing:
+            wanted = int(self._size[1])
+            while len(self._threads) + 1 < wanted and not self._ended:
+                pipe = os.pipe()
+                thread = threading.Thread(
+                    target=self._worker,
+                    args=(self.address, *pipe),
+                    name=f"smelt-{len(self._threads) + 1}",
+                    daemon=True,
+                )
+                try:
+                    thread.start()
+                except RuntimeError:  # the system gives no more threads: make do with what there is
+                    os.close(pipe[0])
+                    os.close(pipe[1])
+                    self._size[1] = len(self._threads) + 1
+                    return
+                self._threads.append(thread)
+                self._pipes.append(pipe)
+        deadline = time.monotonic() + 1.0
+        while self._size[0] + 1 < wanted and not self._ended and time.monotonic() < deadline:
+            time.sleep(0)
+
+    def run_on(self, step: int, context: int, threads: int) -> None:
+        """Run the native ``step(context, thread, threads)`` on so many threads, as soon as the team is free."""
+        before = int(self._size[1])
+        if before < threads:
+            self.want(threads)
+            self._size[1] = before
+        self._run_on(self.address, step, context, threads)
 
     def stop(self) -> None:
         """End the workers; called before the interpreter takes the code away from under them."""
-        if not self._threads or self._pid != os.getpid():
-            return
-        with self._lock:
-            self._post(self.address, None, None, 0, self._pipes_address, len(self._threads) + 1)
+        self._ended = True
+        with self._growing:
+            self._quit(self.address)
             for thread in self._threads:
                 thread.join()
-            for fd in [*self._readers, *(int(p) for p in self._pipes[1 : len(self._threads) + 1])]:
-                os.close(fd)
-            self._threads, self._readers = [], []
+            self._close()
+
+    def after_fork(self) -> None:
+        """Begin again in a forked child, which has the memory but not the threads; addresses stay."""
+        self.memory[:] = 0
+        self._close()
+        self._locks()
+        self._size[1] = get_threads()
+
+    def _close(self) -> None:
+        for pipe in self._pipes:
+            for end in pipe:
+                with contextlib.suppress(OSError):
+                    os.close(end)
+        self._threads, self._pipes = [], []
 
 
 _team: Team | None = None
@@ -244,11 +123,13 @@ _threads: int | None = None
 
 
 def team() -> Team:
-    """Return the process's team, made on first use (and again in a forked child)."""
+    """Return the process's team, made on first use."""
     global _team
-    if _team is None or _team._pid != os.getpid():
+    if _team is None:
         _team = Team()
         atexit.register(_team.stop)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_team.after_fork)
     return _team
 
 
@@ -289,3 +170,5 @@ def set_threads(count: int | None) -> None:
     if count is not None and not 1 <= count <= MAX_THREADS:
         raise ValueError(at_user_line(f"set_threads: expected 1 to {MAX_THREADS} or None, received {count}"))
     _threads = count
+    if _team is not None:
+        _team.want(get_threads())

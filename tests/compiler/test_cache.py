@@ -22,7 +22,7 @@ from .zoo import trace, unbound
 SCRIPT = """
     step, model = training()
     losses = [step(X).item() for _ in range(3)]
-    print(step._variants[0].program.cached, losses)
+    print(step._variants[0].executable.program.cached, losses)
 """
 
 
@@ -40,7 +40,7 @@ def scaled(by: float = 2.0) -> tuple[smelt.compile, list[float]]:  # type: ignor
 
 
 def cached(function: object) -> bool:
-    return function._variants[0].program.cached  # type: ignore[attr-defined]
+    return function._variants[0].executable.program.cached  # type: ignore[attr-defined]
 
 
 # --- between processes ------------------------------------------------------------------------------------

@@ -33,5 +33,6 @@ def test_compiled_equals_eager_on_full_and_short_batches(program: Program) -> No
                 assert (g.shape, g.dtype) == (w.shape, w.dtype)
                 scale = float(np.max(np.abs(w.numpy()), initial=1.0))
                 np.testing.assert_allclose(g.numpy(), w.numpy(), rtol=1e-9, atol=1e-10 * scale)
-            compiled._variants[0].arena[:] = 0xFF
+            for frame in compiled._variants[0].executable._made:
+                frame.arena[:] = 0xFF
     assert compiled.traces == 1

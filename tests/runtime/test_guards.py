@@ -169,7 +169,7 @@ def test_a_dropped_function_frees_its_program_and_state() -> None:
         w = smelt.Parameter(np.ones((64, 64), np.float32))
         step = smelt.compile(lambda x: (x @ w).sum().backward())
         step(zeros(2, 64))
-        return weakref.ref(w), weakref.ref(step._variants[0].library)
+        return weakref.ref(w), weakref.ref(step._variants[0].executable.library)
 
     refs = make()
     gc.collect()

@@ -12,6 +12,7 @@ import pytest
 
 import smelt
 from smelt.runtime import workers
+from smelt.runtime.native import OFFSETS
 from smelt.tensor import Tensor
 
 from .processes import finish, run, start
@@ -28,7 +29,7 @@ def _threads() -> Iterator[None]:
 
 def parked(count: int) -> int:
     """Return how many of the first ``count`` workers sleep."""
-    flags = workers.team().memory[workers.PARKED :].view(np.int64)[::8]
+    flags = workers.team().memory[OFFSETS["SLOTS"] :].view(np.int64)[::8]
     return int(flags[1 : count + 1].sum())
 
 
@@ -55,7 +56,7 @@ def test_sleeping_workers_use_no_processor_time() -> None:
         smelt.set_threads(4)
         step, _ = training()
         step(X)
-        flags = workers.team().memory[workers.PARKED:].view(np.int64)[::8]
+        flags = workers.team().memory[workers.OFFSETS['SLOTS']:].view(np.int64)[::8]
         while flags[1:4].sum() < 3:
             time.sleep(0.01)
         before = time.process_time()

@@ -1,0 +1,200 @@
+"""A program ready to run: machine code linked into the process, bound to the arrays of its state.
+
+In: input arrays, and how many rows of the batch are real. Out: new output arrays. A program that writes no state runs
+in several Python threads at once, each call in an arena of its own; one that writes runs alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import weakref
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from smelt.compiler import jit
+from smelt.compiler.emit.llvm import CTX_ARENA, CTX_TABLE, CTX_TEAM
+from smelt.compiler.program import Program
+from smelt.graph.graph import Graph
+from smelt.runtime import native, workers
+from smelt.runtime.arena import aligned_bytes
+
+_HEAD = native.CONTEXT // 8  # words of a record before its context; the first word of that is the rows
+_TABLE = _HEAD + CTX_TABLE // 8
+
+
+class _Frame:
+    """What one call at a time needs for itself: its arena, and the record it passes to native code."""
+
+    __slots__ = ("__weakref__", "address", "arena", "states", "table", "words")
+
+    def __init__(self, count: int, arena_bytes: int) -> None:
+        self.arena = aligned_bytes(arena_bytes)
+        self.table = aligned_bytes(8 * (_TABLE + count)).view(np.int64)
+        self.words = memoryview(self.table)  # type: ignore[arg-type]
+        self.address = self.table.ctypes.data
+        self.states: list[np.ndarray] | None = None  # those its table points to
+        self.words[_HEAD + CTX_ARENA // 8] = self.arena.ctypes.data
+
+
+class Executable:
+    """A linked program, its constants, and the arrays it keeps as state.
+
+    Parameters
+    ----------
+    program : Program
+        From :func:`smelt.compiler.program.build`.
+    graph : Graph
+        What it was built from: says what goes in and out and what is written.
+    states : sequence of numpy.ndarray
+        One per state of the graph, lying as ``program.state_strides`` says. They need not belong to tensors.
+    private : bool, default False
+        Whether nobody writes these arrays while a call runs. Otherwise calls keep clear of steps that write.
+
+    Attributes
+    ----------
+    writes : bool
+        Whether it overwrites states. Its calls then take turns; else they may run at the same time.
+    states : list of numpy.ndarray
+        The bound arrays; see :meth:`rebind`.
+    """
+
+    def __init__(self, program: Program, graph: Graph, states: Sequence[np.ndarray], private: bool = False) -> None:
+        self.program = program
+        self.library = jit.Library(program.image, ("step",))
+        self.writes = bool(graph.updates)
+        self.capacity = next((n.shape[n.spec.rows.axis] for n in graph.inputs if n.spec.rows), 0)
+        self._outputs = [(n.shape, n.dtype) for n in graph.outputs]
+        self._ragged = [(i, n.spec.rows) for i, n in enumerate(graph.outputs) if n.spec.rows]
+        self._arrays = len(graph.inputs) + len(graph.outputs)
+        self._written = [s in graph.updates for s in graph.states]
+        self._constants = [np.ascontiguousarray(c) for c in program.constants]
+        self._mode = native.WRITER if self.writes else native.PRIVATE if private else native.READER
+        self._team = workers.team()
+        self.rebind(states)
+        self._most = 1 if self.writes else 2 * workers.default_threads()
+        self._forget_frames()
+
+    # --- state -------------------------------------------------------------------------------------------------
+
+    def rebind(self, states: Sequence[np.ndarray]) -> None:
+        """Use other arrays as state from the next call on; calls that run keep those they began with."""
+        bound = list(states)
+        spans = [(a.ctypes.data, a.ctypes.data + a.nbytes) for a, w in zip(bound, self._written, strict=True) if w]
+        self._spans = spans
+        self._low, self._high = min((s for s, _ in spans), default=0), max((z for _, z in spans), default=0)
+        self.states = bound
+
+    def _clear_of_state(self, array: np.ndarray) -> np.ndarray:
+        """Return the array, or a copy where the step would overwrite what it is given."""
+        start = array.ctypes.data
+        end = start + array.nbytes
+        if start < self._high and self._low < end and any(start < z and s < end for s, z in self._spans):
+            return array.copy()
+        return array
+
+    # --- frames ------------------------------------------------------------------------------------------------
+
+    def _forget_frames(self) -> None:
+        self._free: queue.SimpleQueue[_Frame] = queue.SimpleQueue()
+        self._made: weakref.WeakSet[_Frame] = weakref.WeakSet()
+        self._process = os.getpid()
+
+    def _another_frame(self) -> _Frame:
+        """Return a new frame, or wait for one when there are as many as there may be."""
+        while True:
+            if self._process != os.getpid():  # a forked child: frames in use were of threads it does not have
+                self._forget_frames()
+            if len(self._made) < self._most:
+                frame = _Frame(self._arrays + len(self.states) + len(self._constants), self.program.arena_bytes)
+                words = frame.words
+                words[0], words[1], words[2] = self.library.address["step"], self._arrays, self._mode
+                words[_HEAD + CTX_TEAM // 8] = self._team.address
+                at = _TABLE + self._arrays + len(self.states)
+                for i, constant in enumerate(self._constants):
+                    words[at + i] = constant.ctypes.data
+                self._made.add(frame)
+                return frame
+            try:
+                # An interrupt can lose a frame between this queue and its user: look again at how many there are.
+                return self._free.get(timeout=0.1)
+            except queue.Empty:
+                continue
+
+    def _point(self, frame: _Frame) -> None:
+        """Write the addresses of the present states into a frame."""
+        frame.states = states = self.states
+        at = _TABLE + self._arrays
+        for i, array in enumerate(states):
+            frame.words[at + i] = array.ctypes.data
+
+    @contextlib.contextmanager
+    def replaced(self, step: int) -> Iterator[np.ndarray]:
+        """Run another native step of the same kernels for a while, in one frame; yields its context's words."""
+        most, self._most = self._most, 1
+        self._forget_frames()
+        frame = self._another_frame()
+        frame.words[0] = step
+        self._free.put(frame)
+        try:
+            yield frame.table[_HEAD:]
+        finally:
+            self._most = most
+            self._forget_frames()
+
+    # --- calling -----------------------------------------------------------------------------------------------
+
+    def call(self, arrays: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
+        """Run the program.
+
+        Parameters
+        ----------
+        arrays : sequence of numpy.ndarray
+            The inputs, C-contiguous, with the dtypes and shapes of the graph; along the batch at least ``rows``.
+        rows : int
+            How many samples of the batch are real; 0 for a program without a batch.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            The outputs, newly made, cut to ``rows``.
+        """
+        if self.writes:
+            with self._team.writing:
+                return self._call([self._clear_of_state(a) for a in arrays], rows)
+        return self._call(arrays, rows)
+
+    def _call(self, arrays: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
+        try:
+            frame = self._free.get_nowait()
+        except queue.Empty:
+            frame = self._another_frame()
+        try:
+            if frame.states is not self.states:
+                self._point(frame)
+            words = frame.words
+            words[_HEAD] = rows
+            outputs = [np.empty(shape, dtype) for shape, dtype in self._outputs]
+            at = _TABLE
+            for array in arrays:
+                words[at] = id(array)
+                at += 1
+            for array in outputs:
+                words[at] = id(array)
+                at += 1
+            team = self._team
+            code = team.run(frame.address)
+            while code == native.BLOCKED:
+                with team.writing:
+                    pass
+                code = team.run(frame.address)
+            if code == native.SHORT:
+                team.grow()
+        finally:
+            self._free.put(frame)
+        if rows != self.capacity:
+            for i, follow in self._ragged:
+                outputs[i] = outputs[i][(slice(None),) * follow.axis + (slice(0, rows * follow.per),)]
+        return outputs
