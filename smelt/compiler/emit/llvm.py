@@ -1,6 +1,7 @@
 """Write kernels as LLVM text, already vectorized: no optimizer pass is needed to make them fast.
 
-In: :class:`~smelt.compiler.loops.Kernel` objects. Out: one module with a function ``kernel(ctx, lo, hi)`` for each.
+In: :class:`~smelt.compiler.loops.Kernel` objects. Out: one module with functions ``kernel(ctx, lo, hi, buffer, ...)``.
+Kernels that differ only in where their buffers lie share one function.
 
 ``ctx`` points to: the rows of this batch (i64), the arena, the team's barrier, the profile's time stamps (or null),
 then the table of pointers to inputs, outputs, states and constants.
@@ -63,13 +64,16 @@ class _Function:
         self.module, self.kernel = module, kernel
         self.scopes = [_Scope(vars={"lo", "hi", "n"})]
         self.names: dict[int, str] = {}
+        self.buffers: dict[Buffer, str] = {}  # the parameter of each, in the order of first use
         self.temps = 0
         self.labels = 0
 
     def emit(self) -> str:
+        """Return everything after the function's name; ``buffers`` then holds what a call must pass."""
         self._body(self.kernel.body)
         lines = self.scopes[0].lines
-        head = f"define internal void @{self.kernel.name}(ptr noalias %ctx, i64 %lo, i64 %hi) {{\nentry:"
+        buffers = "".join(f", ptr {name}" for name in self.buffers.values())
+        head = f"(ptr noalias %ctx, i64 %lo, i64 %hi{buffers}) {{\nentry:"
         return "\n".join([head, *lines, "  ret void", "}"])
 
     # --- integers and addresses --------------------------------------------------------------------------------
@@ -119,25 +123,10 @@ class _Function:
             total = self._once(depth, ("add", total, index.const), f"add nsw i64 {total}, {index.const}")
         return total
 
-    def _base(self, buffer: Buffer) -> str:
-        key = ("base", id(buffer))
-        if key in self.scopes[0].known:
-            return self.scopes[0].known[key]
-        if buffer.kind == "arena":
-            arena = self._pointer_at(CTX_ARENA)
-            return self._once(0, key, f"getelementptr i8, ptr {arena}, i64 {buffer.offset}")
-        pointer = self._pointer_at(CTX_TABLE + 8 * buffer.slot)
-        self.scopes[0].known[key] = pointer
-        return pointer
-
-    def _pointer_at(self, offset: int) -> str:
-        slot = self._once(0, ("slot", offset), f"getelementptr i8, ptr %ctx, i64 {offset}")
-        return self._once(0, ("pointer", offset), f"load ptr, ptr {slot}, align 8")
-
     def address(self, buffer: Buffer, index: Index) -> str:
         """Return a pointer; everything that does not vary in the inner loops is added outside of them."""
         element = MEMORY[buffer.dtype]
-        pointer = self._base(buffer)
+        pointer = self.buffers.setdefault(buffer, f"%m{len(self.buffers)}.")
         for depth, name, coef in self._sorted_terms(index):
             offset = self._var(name)
             if coef != 1:
@@ -198,17 +187,20 @@ class _Function:
         inner = self.scopes.pop()
         outer = self.scopes[-1]
         lines = [f"  br label %{label}", f"{label}:"]
-        lines.append(f"  %{s.var} = phi i64 [{start}, %{outer.label}], [%{s.var}.next, %{inner.label}]")
+        lines.append(f"  %{s.var}.phi = phi i64 [{start}, %{outer.label}], [%{s.var}.next, %{inner.label}]")
         for (value, _, after), first in zip(s.carried, firsts, strict=True):
             type_ = type_of(value.dtype, value.lanes)
             lines.append(
                 f"  %v{value.number} = phi {type_} [{first}, %{outer.label}], [{self._operand(after)}, %{inner.label}]"
             )
-        lines.append(f"  %{s.var}.more = icmp slt i64 %{s.var}, {stop}")
+        lines.append(f"  %{s.var}.more = icmp slt i64 %{s.var}.phi, {stop}")
         lines.append(f"  br i1 %{s.var}.more, label %{label}.body, label %{label}.end")
-        lines.append(f"{label}.body:")
+        # Addresses are reduced already. The freeze hides the variable from LLVM's loop strength reduction, which took
+        # a third of the time to compile and made no step faster; it must freeze an addition, not the phi itself.
+        lines += [f"{label}.body:", f"  %{s.var}.same = add i64 %{s.var}.phi, 0"]
+        lines.append(f"  %{s.var} = freeze i64 %{s.var}.same")
         lines += inner.lines
-        lines.append(f"  %{s.var}.next = add nsw i64 %{s.var}, {s.step}")
+        lines.append(f"  %{s.var}.next = add nsw i64 %{s.var}.phi, {s.step}")
         lines += [f"  br label %{label}", f"{label}.end:"]
         outer.lines += lines
         outer.label = f"{label}.end"
@@ -443,14 +435,21 @@ class Module:
         self.isa = isa
         self._declared: dict[str, str] = {}
         self._parts: list[str] = []
+        self._functions: dict[str, str] = {}  # by all of their text but the name
+        self.calls: dict[str, tuple[str, tuple[Buffer, ...]]] = {}  # of each kernel: its function and the buffers
 
     def declare(self, signature: str) -> None:
         """Declare an intrinsic or library function once."""
         self._declared[signature.split("@")[1].split("(")[0]] = signature
 
     def add(self, kernel: Kernel) -> None:
-        """Add a kernel's function."""
-        self._parts.append(_Function(self, kernel).emit())
+        """Add a kernel's function, unless there is one with the same text."""
+        function = _Function(self, kernel)
+        text = function.emit()
+        if text not in self._functions:
+            self._functions[text] = kernel.name
+            self._parts.append(f"define internal void @{kernel.name}{text}")
+        self.calls[kernel.name] = self._functions[text], tuple(function.buffers)
 
     def add_text(self, *functions: str) -> None:
         """Add functions that are written already."""

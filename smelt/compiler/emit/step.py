@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from smelt.compiler.emit.llvm import CTX_STAMPS, CTX_TEAM, Module
-from smelt.compiler.loops import Kernel, Range
+from smelt.compiler.emit.llvm import CTX_ARENA, CTX_STAMPS, CTX_TABLE, CTX_TEAM, Module
+from smelt.compiler.loops import Buffer, Kernel, Range
 
 
 class StepEmitter:
     """Emits the step of one module."""
 
     def __init__(self, module: Module) -> None:
-        self.isa, self.declare = module.isa, module.declare
+        self.isa, self.declare, self.calls = module.isa, module.declare, module.calls
 
     def emit(self, phases: Sequence[Sequence[Kernel]], stamps: bool = False) -> list[str]:
         """Return ``step`` and ``barrier``: each thread does its share of every kernel, and waits after each phase.
@@ -26,6 +26,8 @@ class StepEmitter:
         lines += ["  %next = add i64 %thread, 1", "  %rows = load i64, ptr %ctx, align 8"]
         lines += [f"  %teamslot = getelementptr i8, ptr %ctx, i64 {CTX_TEAM}"]
         lines += ["  %team = load ptr, ptr %teamslot, align 8"]
+        lines += [f"  %arenaslot = getelementptr i8, ptr %ctx, i64 {CTX_ARENA}"]
+        lines += ["  %arena = load ptr, ptr %arenaslot, align 8"]
         before, after = self._flush_denormals()
         lines += before
         shares: dict[Range, int] = {}
@@ -43,11 +45,15 @@ class StepEmitter:
                     lines += _share(kernel.range, shares[kernel.range])
                 s = shares[kernel.range]
                 calls += 1
+                function, buffers = self.calls[kernel.name]
+                pointers = [f"%b{calls}.{j}" for j in range(len(buffers))]
+                arguments = "".join(f", ptr {p}" for p in pointers)
                 lines += [
                     f"  %some{calls} = icmp slt i64 %lo{s}, %hi{s}",
                     f"  br i1 %some{calls}, label %do{calls}, label %done{calls}",
                     f"do{calls}:",
-                    f"  call void @{kernel.name}(ptr %ctx, i64 %lo{s}, i64 %hi{s})",
+                    *(line for p, b in zip(pointers, buffers, strict=True) for line in _pointer(p, b)),
+                    f"  call void @{function}(ptr %ctx, i64 %lo{s}, i64 %hi{s}{arguments})",
                     f"  br label %done{calls}",
                     f"done{calls}:",
                     *stamp(),
@@ -113,6 +119,16 @@ class StepEmitter:
                 "  call void @llvm.aarch64.set.fpcr(i64 %newmode)",
             ], ["  call void @llvm.aarch64.set.fpcr(i64 %oldmode)"]
         return [], []
+
+
+def _pointer(name: str, buffer: Buffer) -> list[str]:
+    """Return the lines that make the address of a buffer."""
+    if buffer.kind == "arena":
+        return [f"  {name} = getelementptr i8, ptr %arena, i64 {buffer.offset}"]
+    return [
+        f"  {name}.slot = getelementptr i8, ptr %ctx, i64 {CTX_TABLE + 8 * buffer.slot}",
+        f"  {name} = load ptr, ptr {name}.slot, align 8",
+    ]
 
 
 def _share(range: Range, s: int) -> list[str]:
