@@ -23,13 +23,17 @@ class Index:
 
     def __add__(self, other: Index | int) -> Index:
         if isinstance(other, int):
-            return Index(self.const + other, self.terms)
+            return Index(self.const + other, self.terms) if other else self
+        if not other.terms or not self.terms:
+            return Index(self.const + other.const, self.terms or other.terms)
         merged = dict(self.terms)
         for var, coef in other.terms:
             merged[var] = merged.get(var, 0) + coef
         return Index(self.const + other.const, tuple((v, c) for v, c in merged.items() if c))
 
     def __mul__(self, factor: int) -> Index:
+        if factor == 1:
+            return self
         if factor == 0:
             return Index()
         return Index(self.const * factor, tuple((v, c * factor) for v, c in self.terms))
@@ -51,6 +55,17 @@ def var(name: str) -> Index:
 
 
 AnyIndex = Index | int
+
+
+def dot(coords: Sequence[Index], strides: Sequence[int], offset: int = 0) -> Index:
+    """Return ``offset`` plus the sum of the coordinates times their strides."""
+    terms: dict[str, int] = {}
+    for c, stride in zip(coords, strides, strict=True):
+        if stride:
+            offset += c.const * stride
+            for name, coef in c.terms:
+                terms[name] = terms.get(name, 0) + coef * stride
+    return Index(offset, tuple((v, c) for v, c in terms.items() if c))
 
 
 def as_index(value: AnyIndex) -> Index:

@@ -6,6 +6,7 @@ appends a node to the graph being traced. Everything else in Smelt looks primiti
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ class Spec:
 _SHORT = {"float": "f", "int": "i", "uint": "u"}
 
 
+@functools.cache
 def short_dtype(dtype: np.dtype) -> str:
     """Return ``f32``, ``i64``, ``u8``, ``bool`` for the NumPy dtype."""
     if dtype == np.bool_:

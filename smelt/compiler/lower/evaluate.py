@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smelt.compiler.loops import Builder, Index, Instr, Loop, Stmt, Value, var
+from smelt.compiler.loops import Builder, Index, Instr, Loop, Stmt, Value, dot, var
 from smelt.compiler.lower import math
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.storage import Plan, Storage, dense
@@ -106,10 +106,7 @@ class Evaluator:
 
     def offset(self, storage: Storage, coords: Sequence[Index]) -> Index:
         """Return the element index of a coordinate."""
-        out = Index(storage.offset)
-        for c, s in zip(coords, storage.strides, strict=True):
-            out = out + c * s
-        return out
+        return dot(coords, storage.strides, storage.offset)
 
     def _note(self, node: Node, storage: Storage, coords: Sequence[Index]) -> None:
         rows = node.spec.rows

@@ -6,6 +6,7 @@ innermost loop; it is exact enough that its best tile is the best or close to it
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 
@@ -23,6 +24,7 @@ def most_rows(vectors: int, registers: int) -> int:
     return max(1, (registers - vectors - (0 if vectors == 1 else 1)) // vectors - (vectors == 1) * 3)
 
 
+@functools.cache
 def choose_tile(rows: int, above: int, vectors: int, registers: int, depthwise: bool) -> Tile:
     """Return the tile with the least estimated time for ``rows`` (times ``above``) by ``vectors`` results.
 
@@ -35,15 +37,19 @@ def choose_tile(rows: int, above: int, vectors: int, registers: int, depthwise: 
         loads = r * v + v if depthwise else r + v
         return max(r * v / 2, loads / 2, 4.0)
 
-    def cover(total: int, unit: int) -> list[int]:
-        return [unit] * (total // unit) + ([total % unit] if total % unit else [])
+    def cover(total: int, unit: int) -> list[tuple[int, int]]:
+        """Return pieces and how many there are of each."""
+        return [(size, count) for size, count in ((unit, total // unit), (total % unit, 1)) if size and count]
 
     for v in range(1, min(vectors, 6) + 1):
         limit = most_rows(v, registers)
         for wide in range(1, min(limit, rows) + 1):
             for high in {1, min(above, limit // wide)} if wide == rows else {1}:
                 cost = sum(
-                    step(h * w, u) for u in cover(vectors, v) for w in cover(rows, wide) for h in cover(above, high)
+                    step(h * w, u) * (nu * nw * nh)
+                    for u, nu in cover(vectors, v)
+                    for w, nw in cover(rows, wide)
+                    for h, nh in cover(above, high)
                 )
                 if cost < best_cost - 1e-9:
                     best, best_cost = Tile(high, wide, v), cost
