@@ -181,7 +181,7 @@ class Range:
         return n if self.grain == 1 else f"{n}/{self.grain}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Kernel:
     """A function over units ``lo`` to ``hi`` of a parallel axis."""
 

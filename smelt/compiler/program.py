@@ -31,7 +31,7 @@ from smelt.graph.graph import Graph, Node, format_graph
 _LOWER = {"map": lower_map, "reduce": lower_reduce, "contract": lower_contract}
 
 
-@dataclass
+@dataclass(repr=False)
 class Lowered:
     """A graph as kernels in phases, before machine code."""
 

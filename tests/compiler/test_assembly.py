@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -185,3 +186,15 @@ def _instructions(body: Sequence[Stmt]) -> Iterator[Instr]:
 def test_the_code_of_a_small_step_stays_small(isa: str) -> None:
     text = program.module_text(training("mnist_cnn", isa, 64), ISAS[isa])
     assert len(jit.compile_object(text, ISAS[isa])) < 100_000
+
+
+@each_isa
+def test_equal_layers_share_one_function(isa: str) -> None:
+    lowered = training("ds_cnn", isa, 6)
+    text = program.module_text(lowered, ISAS[isa])
+    names = re.findall(r"define internal void @([kf]\d+_\w+)", text)
+    calls = re.findall(r"call void @([kf]\d+_\w+)", text)
+    kernels = len(lowered.kernels)
+    assert len(calls) == kernels
+    assert set(calls) == set(names)
+    assert len(names) < kernels / 3, "four blocks with the same shapes, and optimizer updates of equal sizes"

@@ -55,6 +55,9 @@ class _Scope:
     known: dict[tuple, str] = field(default_factory=dict)
     vars: set[str] = field(default_factory=set)
     label: str = "entry"
+    loop: str = ""  # the variable of the loop this is the body of
+    multiples: dict[int, str] = field(default_factory=dict)  # of that variable
+    innermost: bool = True
 
 
 class _Function:
@@ -105,6 +108,15 @@ class _Function:
             return self._once(0, ("n",), "load i64, ptr %ctx, align 8")
         return f"%{name}"
 
+    def _multiple(self, depth: int, name: str, coef: int) -> str:
+        """Return the operand of a variable times a constant."""
+        scope = self.scopes[depth]
+        if coef == 1:
+            return self._var(name)
+        if name != scope.loop:
+            return self._once(depth, ("mul", name, coef), f"mul nsw i64 {self._var(name)}, {coef}")
+        return scope.multiples.setdefault(coef, f"%{name}.{len(scope.multiples)}")
+
     def _sorted_terms(self, index: Index) -> list[tuple[int, str, int]]:
         return sorted(((self._scope_of(v), v, c) for v, c in index.terms), key=lambda t: t[0])
 
@@ -114,9 +126,7 @@ class _Function:
             return str(index.const)
         total = ""
         for depth, name, coef in self._sorted_terms(index):
-            term = self._var(name)
-            if coef != 1:
-                term = self._once(depth, ("mul", name, coef), f"mul nsw i64 {term}, {coef}")
+            term = self._multiple(depth, name, coef)
             total = term if not total else self._once(depth, ("add", total, term), f"add nsw i64 {total}, {term}")
         if index.const:
             depth = max(d for d, _, _ in self._sorted_terms(index))
@@ -128,9 +138,7 @@ class _Function:
         element = MEMORY[buffer.dtype]
         pointer = self.buffers.setdefault(buffer, f"%m{len(self.buffers)}.")
         for depth, name, coef in self._sorted_terms(index):
-            offset = self._var(name)
-            if coef != 1:
-                offset = self._once(depth, ("mul", name, coef), f"mul nsw i64 {offset}, {coef}")
+            offset = self._multiple(depth, name, coef)
             pointer = self._once(
                 depth,
                 ("gep", pointer, offset),
@@ -174,7 +182,7 @@ class _Function:
     def _open(self, kind: str, var: str = "") -> str:
         self.labels += 1
         label = f"{kind}{self.labels}"
-        self.scopes.append(_Scope(vars={var} if var else set(), label=f"{label}.body"))
+        self.scopes.append(_Scope(vars={var} if var else set(), label=f"{label}.body", loop=var))
         return label
 
     def _loop(self, s: Loop) -> None:
@@ -186,23 +194,33 @@ class _Function:
         self._body(s.body)
         inner = self.scopes.pop()
         outer = self.scopes[-1]
-        lines = [f"  br label %{label}", f"{label}:"]
-        lines.append(f"  %{s.var}.phi = phi i64 [{start}, %{outer.label}], [%{s.var}.next, %{inner.label}]")
-        for (value, _, after), first in zip(s.carried, firsts, strict=True):
+        for scope in self.scopes:
+            scope.innermost = False
+        counted, multiplied = [(f"%{s.var}", start, s.step)], []
+        for coef, name in inner.multiples.items():
+            if inner.innermost:
+                counted.append((name, self.integer(s.start * coef), s.step * coef))
+            else:
+                multiplied.append(f"  {name} = mul nsw i64 %{s.var}, {coef}")
+        before, after = f"%{outer.label}", f"%{inner.label}"
+        outer.lines += [f"  br label %{label}", f"{label}:"]
+        outer.lines += [f"  {v}.phi = phi i64 [{first}, {before}], [{v}.next, {after}]" for v, first, _ in counted]
+        for (value, _, last), first in zip(s.carried, firsts, strict=True):
             type_ = type_of(value.dtype, value.lanes)
-            lines.append(
-                f"  %v{value.number} = phi {type_} [{first}, %{outer.label}], [{self._operand(after)}, %{inner.label}]"
-            )
-        lines.append(f"  %{s.var}.more = icmp slt i64 %{s.var}.phi, {stop}")
-        lines.append(f"  br i1 %{s.var}.more, label %{label}.body, label %{label}.end")
+            name = f"%v{value.number}"
+            outer.lines.append(f"  {name} = phi {type_} [{first}, {before}], [{self._operand(last)}, {after}]")
+        outer.lines += [
+            f"  %{s.var}.more = icmp slt i64 %{s.var}.phi, {stop}",
+            f"  br i1 %{s.var}.more, label %{label}.body, label %{label}.end",
+            f"{label}.body:",
+        ]
         # Addresses are reduced already. The freeze hides the variable from LLVM's loop strength reduction, which took
         # a third of the time to compile and made no step faster; it must freeze an addition, not the phi itself.
-        lines += [f"{label}.body:", f"  %{s.var}.same = add i64 %{s.var}.phi, 0"]
-        lines.append(f"  %{s.var} = freeze i64 %{s.var}.same")
-        lines += inner.lines
-        lines.append(f"  %{s.var}.next = add nsw i64 %{s.var}.phi, {s.step}")
-        lines += [f"  br label %{label}", f"{label}.end:"]
-        outer.lines += lines
+        for v, _, _ in counted:
+            outer.lines += [f"  {v}.same = add i64 {v}.phi, 0", f"  {v} = freeze i64 {v}.same"]
+        outer.lines += [*multiplied, *inner.lines]
+        outer.lines += [f"  {v}.next = add nsw i64 {v}.phi, {step}" for v, _, step in counted]
+        outer.lines += [f"  br label %{label}", f"{label}.end:"]
         outer.label = f"{label}.end"
 
     def _if(self, s: If) -> None:
