@@ -1,8 +1,9 @@
 """Smelt: train small neural networks on CPUs at hardware speed, measure them, make them small, ship them."""
 
+from smelt import export, onnx
 from smelt._version import __version__
 from smelt.autograd import no_grad
-from smelt.errors import FileError, RecipeError, ShapeError, TraceError
+from smelt.errors import ExportError, FileError, RecipeError, ShapeError, TraceError
 from smelt.files import load, save
 from smelt.functions import arange, concat, full, maximum, minimum, ones, stack, where, zeros
 from smelt.measure.summary import summary
@@ -13,6 +14,7 @@ from smelt.tensor import Parameter, Tensor, tensor
 from smelt.train import History, Trainer
 
 __all__ = [
+    "ExportError",
     "FileError",
     "History",
     "Parameter",
@@ -26,6 +28,7 @@ __all__ = [
     "compile",
     "concat",
     "explain",
+    "export",
     "full",
     "get_threads",
     "load",
@@ -33,6 +36,7 @@ __all__ = [
     "minimum",
     "no_grad",
     "ones",
+    "onnx",
     "save",
     "seed",
     "set_threads",

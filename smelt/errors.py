@@ -24,6 +24,10 @@ class FileError(ValueError):
     """A file that is not what it claims to be: truncated, damaged, or of another kind."""
 
 
+class ExportError(ValueError):
+    """A network, or a part of one, that the form it is exported to cannot express."""
+
+
 class RecipeError(ValueError):
     """A recipe with a wrong key, a wrong type or a value out of range."""
 

@@ -1,0 +1,1 @@
+"""Writing ONNX: a module traced in evaluation mode in; a file that other runtimes read out."""
