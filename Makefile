@@ -1,8 +1,10 @@
 # make demo: train on scikit-learn's digits. make test: every check. Both make .venv when it is missing.
+# make bench has an environment of its own, because the libraries it compares with are large.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
 .DEFAULT_GOAL := help
 
 .PHONY: help demo test test-peers lint bench clean
@@ -11,8 +13,8 @@ help:
 	@echo "make demo        make .venv, install Smelt, train on scikit-learn's digits"
 	@echo "make test        formatting, types, tests"
 	@echo "make test-peers  tests against PyTorch, which is installed for it"
-	@echo "make bench       training steps side by side with the peers that are installed"
-	@echo "make clean       remove .venv and everything made here"
+	@echo "make bench       install the peers in $(BENCH), then time training and inference side by side"
+	@echo "make clean       remove the environments and everything made here"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "Smelt needs Python 3.11 or newer; " \
@@ -47,9 +49,15 @@ test: lint
 test-peers: $(VENV)/.peers
 	$(BIN)/python -m pytest -m peers
 
-bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/train_step.py
+$(BENCH)/.done: pyproject.toml
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install -qq --upgrade "pip>=25.1"
+	$(BENCH)/bin/python -m pip install -qq --editable . --group bench
+	@touch $@
+
+bench: $(BENCH)/.done
+	$(BENCH)/bin/smelt bench train
 
 clean:
-	rm -rf $(VENV) build smelt.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) build smelt.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -144,6 +144,35 @@ def doctor(as_json: bool) -> None:
     examine(as_json)
 
 
+@cli.group()
+def bench() -> None:
+    """Measure Smelt side by side with other libraries that are installed."""
+
+
+def _benchmark(command: Command) -> Command:
+    options = (
+        click.option("--models", metavar="NAMES", help="Networks of the zoo, such as mnist_cnn,resnet8."),
+        click.option("--batch", type=click.IntRange(1), help="Samples, in place of each network's own."),
+        click.option("--threads", metavar="NUMBERS", default="1,2", show_default=True, help="Each is tried."),
+        click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Turns of each."),
+        click.option("--peers", metavar="NAMES", help="Libraries to compare with; by default all."),
+        _json,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@bench.command("train")
+@_benchmark
+@click.option("--slow", is_flag=True, help="Also torch.compile, which takes half a minute to start.")
+def bench_train(as_json: bool, **options: Any) -> None:
+    """Time whole training steps, with Adam, against PyTorch and TensorFlow."""
+    from smelt.cli.bench import compare_libraries
+
+    compare_libraries("train", as_json=as_json, **options)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status.
 
