@@ -7,6 +7,7 @@ from smelt.errors import ExportError, FileError, RecipeError, ShapeError, TraceE
 from smelt.files import load, save
 from smelt.functions import arange, concat, full, maximum, minimum, ones, stack, where, zeros
 from smelt.measure.summary import summary
+from smelt.precision import autocast
 from smelt.random import seed
 from smelt.runtime.step import compile, explain
 from smelt.runtime.workers import get_threads, set_threads
@@ -25,6 +26,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "arange",
+    "autocast",
     "compile",
     "concat",
     "explain",

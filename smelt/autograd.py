@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from smelt.graph.trace import in_layer
 from smelt.ops.primitive import Primitive
 
@@ -23,6 +25,7 @@ class Mode(threading.local):
 
     grad = True
     observe: Callable[[Tensor, Primitive, tuple[Tensor, ...]], None] | None = None  # sees every eager result
+    half: np.dtype | None = None  # what contractions round their operands to; see smelt.precision
     differentiating: Record | None = None  # what ``backward`` is at, while results are observed
 
 

@@ -19,7 +19,8 @@ from smelt.graph.graph import Node
 from smelt.graph.trace import BatchSize, Tracer, current_tracer, plain, plain_shape
 from smelt.indexing import resolve
 from smelt.ops import primitive
-from smelt.ops.primitive import DTypes, Primitive, Spec, short_dtype
+from smelt.ops.contraction import CONTRACTIONS
+from smelt.ops.primitive import FLOAT32, DTypes, Primitive, Spec, short_dtype
 from smelt.ops.shapes import normalize_axes, normalize_axis
 
 ArrayLike = Union["Tensor", np.ndarray, float, int, bool, Sequence[Any]]
@@ -594,6 +595,8 @@ def apply(op: Primitive, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Tens
     if not all(isinstance(t, Tensor) for t in inputs):
         like = next((t for t in inputs[::-1] if isinstance(t, Tensor)), None)
         inputs = tuple(as_tensor(t, like) for t in inputs)
+    if mode.half is not None and op.name in CONTRACTIONS:
+        inputs = tuple(ops.cast(t, dtype=mode.half.name) if t.dtype == FLOAT32 else t for t in inputs)
     tracer = current_tracer()
     if tracer is not None:
         if "shape" in attrs:

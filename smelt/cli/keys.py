@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from smelt.precision import PRECISIONS
+
 
 @dataclass(frozen=True)
 class Key:
@@ -127,6 +129,7 @@ TRAIN: dict[str, Key] = {
     "seed": Key("int", 0, 0, 2**32 - 1, note="of the initial weights, the order of samples, dropout and augmentation"),
     "drop_last": Key("flag", False, note="leave out a last batch that is smaller"),
     "compile": Key("flag", True, note="false: every operation at once in NumPy, slowly, for debugging"),
+    "precision": Key("text", "f32", choices=PRECISIONS, note="what products round their operands to; see precision.md"),
     "checkpoint_every": Key("int", None, 1, note="steps between checkpoints; without it one per epoch"),
     "early_stopping": Key("int", None, 1, note="stop after so many epochs without a better validation loss"),
 }

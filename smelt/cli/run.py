@@ -56,7 +56,7 @@ class Plan:
                 "macs": self.counted.macs,
             },
             "data": {"name": self.recipe.kind("data"), **{name: len(part) for name, part in parts}},
-            "train": {key: self.recipe.get("train", key) for key in ("epochs", "batch_size", "seed")},
+            "train": {key: self.recipe.get("train", key) for key in ("epochs", "batch_size", "seed", "precision")},
             "threads": smelt.get_threads(),
         }
 
@@ -84,6 +84,7 @@ def run_recipe(
     out: Path | None = None,
     seed: int | None = None,
     epochs: int | None = None,
+    precision: str | None = None,
     resume: bool = False,
     force: bool = False,
     as_json: bool = False,
@@ -94,7 +95,7 @@ def run_recipe(
     before the last.
     """
     output = Output(as_json)
-    for key, value in (("seed", seed), ("epochs", epochs)):
+    for key, value in (("seed", seed), ("epochs", epochs), ("precision", precision)):
         if value is not None:
             recipe.tables["train"] = {**recipe.tables.get("train", {}), key: value}
     plan = make_plan(recipe, data)
@@ -140,6 +141,7 @@ def _train(plan: Plan, folder: RunFolder, resumed: bool, output: Output) -> tupl
             plan.optimizer,
             plan.schedule,
             compile=recipe.get("train", "compile"),
+            precision=recipe.get("train", "precision"),
             schedule_per=plan.per,
         )
         try:
@@ -171,7 +173,7 @@ def intentions(plan: Plan, resumed: bool) -> list[tuple[str, str]]:
     schedule = f", {plan.schedule!r} per {plan.per}" if plan.schedule is not None else ""
     options = {"lr": plan.optimizer.lr, **recipe.options("optimizer", "name")}
     given = ", ".join(f"{key}={value}" for key, value in options.items())
-    epochs, batch, seed = (recipe.get("train", key) for key in ("epochs", "batch_size", "seed"))
+    epochs, batch, seed, precision = (recipe.get("train", key) for key in ("epochs", "batch_size", "seed", "precision"))
     return [
         ("recipe", recipe.source),
         (
@@ -183,6 +185,7 @@ def intentions(plan: Plan, resumed: bool) -> list[tuple[str, str]]:
         (
             "training",
             f"{epochs} epochs, batches of {batch}, seed {seed}, {smelt.get_threads()} threads"
+            + (f", {precision}" if precision != "f32" else "")
             + (", resumed from a checkpoint" if resumed else ""),
         ),
     ]

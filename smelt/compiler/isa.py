@@ -16,7 +16,8 @@ from smelt.compiler.loops import ITEMSIZE
 class Isa:
     """A processor as the lowerings see it.
 
-    ``vector_bytes`` is the widest useful vector, ``registers`` the number of vector registers.
+    ``vector_bytes`` is the widest useful vector, ``registers`` the number of vector registers. ``bf16`` says that it
+    rounds to bfloat16 and adds up products of pairs of them in one instruction each, ``f16`` that it converts float16.
     """
 
     name: str
@@ -25,6 +26,8 @@ class Isa:
     features: str
     vector_bytes: int
     registers: int
+    bf16: bool = False
+    f16: bool = True
 
     def lanes(self, dtype: str) -> int:
         """Return how many elements of ``dtype`` one vector holds."""
@@ -41,9 +44,9 @@ def host() -> Isa:
     features = llvm.get_host_cpu_features().flatten()
     cpu = llvm.get_host_cpu_name()
     if "avx512f" in have and "avx512vl" in have:
-        return Isa("avx512", triple, cpu, features + ",-prefer-256-bit", 64, 32)
+        return Isa("avx512", triple, cpu, features + ",-prefer-256-bit", 64, 32, "avx512bf16" in have)
     if "avx2" in have and "fma" in have:
         return Isa("avx2", triple, cpu, features, 32, 16)
     if triple.startswith(("aarch64", "arm64")):
-        return Isa("neon", triple, cpu, features, 16, 32)
-    return Isa("generic", triple, cpu, features, 16, 16)
+        return Isa("neon", triple, cpu, features, 16, 32, "bf16" in have)
+    return Isa("generic", triple, cpu, features, 16, 16, f16="f16c" in have)

@@ -1,7 +1,8 @@
 """Contractions: matrix product, 2-D convolution and the convolution's two gradients.
 
-In: operands of one floating dtype; images are NCHW, kernels (out, in/groups, kh, kw). Out: the product. These stay
-primitives down to the lowering, where one micro-kernel generator serves them all.
+In: operands of one floating dtype; images are NCHW, kernels (out, in/groups, kh, kw). Out: the product, in the same
+dtype, or in float32 when the operands are of 16 bits. These stay primitives down to the lowering, where one
+micro-kernel generator serves them all.
 """
 
 from __future__ import annotations
@@ -11,11 +12,22 @@ from typing import Any
 import numpy as np
 
 from smelt.errors import ShapeError
-from smelt.ops.primitive import Primitive, Rows, Sample, Shape, Spec
+from smelt.ops.elementwise import cast
+from smelt.ops.primitive import FLOAT32, Primitive, Rows, Sample, Shape, Spec, is_floating, is_half, widened
 from smelt.ops.shapes import broadcast_shapes
 
+CONTRACTIONS = ("matmul", "conv2d", "conv2d_input_grad", "conv2d_weight_grad")
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
+
+
+def _product(dtype: np.dtype) -> np.dtype:
+    return FLOAT32 if is_half(dtype) else dtype
+
+
+def _alike(x: Any, like: Any) -> Any:
+    """Return a gradient in the dtype of the operand it meets."""
+    return x if x.dtype == like.dtype else cast(x, dtype=like.dtype.name)
 
 
 class MatMul(Primitive):
@@ -25,12 +37,12 @@ class MatMul(Primitive):
         a, b = specs
         if len(a.shape) < 2 or len(b.shape) < 2 or a.shape[-1] != b.shape[-2]:
             raise ShapeError(f"matmul: {a.shape} @ {b.shape}: expected (..., m, k) @ (..., k, n) with the same k")
-        if a.dtype != b.dtype or a.dtype.kind != "f":
+        if a.dtype != b.dtype or not is_floating(a.dtype):
             raise ShapeError(f"matmul: expected two tensors of one floating dtype, received {a} and {b}")
         lead = broadcast_shapes("matmul", a.shape[:-2], b.shape[:-2])
         shape = (*lead, a.shape[-2], b.shape[-1])
         rows, exact = self._rows(a, b, len(shape))
-        return Spec(shape, a.dtype, rows, exact)
+        return Spec(shape, _product(a.dtype), rows, exact)
 
     @staticmethod
     def _rows(a: Spec, b: Spec, rank: int) -> tuple[Rows | None, str]:
@@ -57,10 +69,11 @@ class MatMul(Primitive):
         return Rows(rank + axis, (a.rows or b.rows).per), ""  # type: ignore[union-attr]
 
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
-        return np.matmul(*arrays)
+        return np.matmul(*map(widened, arrays))
 
     def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         a, b = inputs
+        grad = _alike(grad, a)
         g = grad @ b.mT if index == 0 else a.mT @ grad
         return g.sum_to(inputs[index].shape)
 
@@ -132,14 +145,14 @@ class Conv2d(Primitive):
                 f"conv2d: images {x.shape} have {x.shape[1]} channels, kernels {w.shape} with groups={groups} "
                 f"expect {w.shape[1] * groups}"
             )
-        if x.dtype != w.dtype or x.dtype.kind != "f":
+        if x.dtype != w.dtype or not is_floating(x.dtype):
             raise ShapeError(f"conv2d: expected two tensors of one floating dtype, received {x} and {w}")
         hw = window_sizes("conv2d", x.shape[2:], w.shape[2:], attrs["stride"], attrs["dilation"], attrs["padding"])
         exact = "conv2d: kernels follow the batch" if w.rows or (x.rows and x.rows.axis != 0) else ""
-        return Spec((x.shape[0], w.shape[0], *hw), x.dtype, None if exact else x.rows, exact)
+        return Spec((x.shape[0], w.shape[0], *hw), _product(x.dtype), None if exact else x.rows, exact)
 
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
-        x, w = arrays
+        x, w = map(widened, arrays)
         g = attrs["groups"]
         cols = windows(_padded(x, attrs["padding"]), w.shape[2:], attrs["stride"], attrs["dilation"])
         n, c, oh, ow, kh, kw = cols.shape
@@ -151,6 +164,7 @@ class Conv2d(Primitive):
 
     def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         x, w = inputs
+        grad = _alike(grad, x)
         if index == 0:
             return conv2d_input_grad(grad, w, size=x.shape[2:], **attrs)
         return conv2d_weight_grad(x, grad, kernel=w.shape[2:], **attrs)
@@ -175,10 +189,10 @@ class Conv2dInputGrad(Primitive):
 
     def infer(self, *specs: Spec, **attrs: Any) -> Spec:
         g, w = specs
-        return Spec((g.shape[0], w.shape[1] * attrs["groups"], *attrs["size"]), g.dtype, g.rows)
+        return Spec((g.shape[0], w.shape[1] * attrs["groups"], *attrs["size"]), _product(g.dtype), g.rows)
 
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
-        grad, w = arrays
+        grad, w = map(widened, arrays)
         g = attrs["groups"]
         n, o, oh, ow = grad.shape
         _, i, kh, kw = w.shape
@@ -201,10 +215,10 @@ class Conv2dWeightGrad(Primitive):
     def infer(self, *specs: Spec, **attrs: Any) -> Spec:
         x, g = specs
         exact = "" if (x.rows is None) == (g.rows is None) else "conv2d: only one of images and gradient is a batch"
-        return Spec((g.shape[1], x.shape[1] // attrs["groups"], *attrs["kernel"]), x.dtype, None, exact)
+        return Spec((g.shape[1], x.shape[1] // attrs["groups"], *attrs["kernel"]), _product(x.dtype), None, exact)
 
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
-        x, grad = arrays
+        x, grad = map(widened, arrays)
         g = attrs["groups"]
         cols = windows(_padded(x, attrs["padding"]), attrs["kernel"], attrs["stride"], attrs["dilation"])
         n, o, oh, ow = grad.shape

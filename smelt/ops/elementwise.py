@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from smelt.errors import ShapeError
-from smelt.ops.primitive import Primitive, Sample, Spec, short_dtype
+from smelt.ops.primitive import Primitive, Sample, Spec, is_floating, short_dtype
 from smelt.ops.shapes import broadcast_rows, broadcast_shapes
 
 BOOL = np.dtype(np.bool_)
@@ -179,7 +179,9 @@ class Cast(Primitive):
 
     def gradient(self, index: int, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         source = inputs[0].dtype
-        return cast(grad, dtype=source.name) if source.kind == "f" and np.dtype(attrs["dtype"]).kind == "f" else None
+        if not is_floating(source) or not is_floating(np.dtype(attrs["dtype"])):
+            return None
+        return grad if grad.dtype == source else cast(grad, dtype=source.name)
 
 
 cast = Cast(

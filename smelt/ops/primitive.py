@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 if TYPE_CHECKING:
@@ -49,12 +50,30 @@ class Spec:
         return f"{short_dtype(self.dtype)}[{', '.join(map(str, self.shape))}]"
 
 
-_SHORT = {"float": "f", "int": "i", "uint": "u"}
+_SHORT = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u"}
+FLOAT32 = np.dtype(np.float32)
+HALVES = {"bf16": np.dtype(ml_dtypes.bfloat16), "f16": np.dtype(np.float16)}
+"""The 16-bit types that operands of contractions may be rounded to, by the name users give them."""
+
+
+def is_half(dtype: np.dtype) -> bool:
+    """Return whether ``dtype`` is one of the 16-bit floating-point types."""
+    return dtype in HALVES.values()
+
+
+def is_floating(dtype: np.dtype) -> bool:
+    """Return whether ``dtype`` holds floating-point numbers; NumPy does not count bfloat16 among them."""
+    return dtype.kind == "f" or is_half(dtype)
+
+
+def widened(array: np.ndarray) -> np.ndarray:
+    """Return a 16-bit array in float32, any other as it is."""
+    return array.astype(FLOAT32) if is_half(array.dtype) else array
 
 
 @functools.cache
 def short_dtype(dtype: np.dtype) -> str:
-    """Return ``f32``, ``i64``, ``u8``, ``bool`` for the NumPy dtype."""
+    """Return ``f32``, ``bf16``, ``i64``, ``u8``, ``bool`` for the NumPy dtype."""
     if dtype == np.bool_:
         return "bool"
     kind = dtype.name.rstrip("0123456789")

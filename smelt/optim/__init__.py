@@ -4,6 +4,7 @@ from smelt.optim.adam import Adam, AdamW
 from smelt.optim.clip import clip_grad_norm_, clip_grad_value_
 from smelt.optim.optimizer import Group, Optimizer
 from smelt.optim.rmsprop import RMSprop
+from smelt.optim.scaler import LossScaler
 from smelt.optim.schedule import (
     Constant,
     CosineAnnealing,
@@ -24,6 +25,7 @@ __all__ = [
     "ExponentialLR",
     "Group",
     "LinearWarmup",
+    "LossScaler",
     "OneCycle",
     "Optimizer",
     "RMSprop",

@@ -19,10 +19,12 @@ import numpy as np
 from smelt.autograd import grad_enabled
 from smelt.compiler import program
 from smelt.compiler.isa import host
+from smelt.compiler.passes.precision import round_activations
 from smelt.errors import TraceError, at_user_line
 from smelt.graph.graph import Graph, Node, format_graph
 from smelt.graph.trace import Guard, Tracer, current_tracer
 from smelt.ops.primitive import Rows, Spec, short_dtype
+from smelt.precision import autocast, checked, current
 from smelt.runtime import arena, workers
 from smelt.runtime.arguments import give, take
 from smelt.runtime.executable import Executable
@@ -43,6 +45,7 @@ class _Key:
     structure: Any
     specs: tuple[tuple[tuple[int, ...], np.dtype], ...]
     grad: bool
+    precision: str
 
 
 class _Variant:
@@ -67,11 +70,12 @@ class _Variant:
                     rows = Rows(0) if i in self.batch else None
                     tensors.append(Tensor(tracer.input(f"x{i}", Spec(a.shape, a.dtype, rows))))
                 args, kwargs = give(self.key.structure, iter(tensors))
-                result = function(*args, **kwargs)
+                with autocast(self.key.precision):
+                    result = function(*args, **kwargs)
                 self.result = take(result, outputs)
                 nodes = [tracer.lift(o if isinstance(o, Tensor) else Tensor(o)) for o in outputs]
                 self.grads = self._gradients(tracer)
-            self.graph: Graph = tracer.finish(nodes)
+            self.graph: Graph = round_activations(tracer.finish(nodes))
         finally:
             for tensor, before in tracer.grads.values():
                 tensor._grad = before
@@ -123,6 +127,8 @@ class _Variant:
             return f"the arguments are {key.structure}, they were {mine.structure}"
         if key.grad != mine.grad:
             return "gradients were switched " + ("on" if key.grad else "off")
+        if key.precision != mine.precision:
+            return f"the precision is {key.precision}, it was {mine.precision}"
         sizes = {a.shape[0] for i, a in enumerate(arrays) if i in self.batch and a.ndim}
         for i, ((shape, dtype), (was, was_dtype)) in enumerate(zip(key.specs, mine.specs, strict=True)):
             if dtype != was_dtype:
@@ -175,8 +181,9 @@ class Compiled:
         How often the function was traced so far.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str = "") -> None:
+    def __init__(self, function: Callable[..., Any], name: str = "", precision: str | None = None) -> None:
         self._function = function
+        self.precision = None if precision is None else checked("compile", precision)
         self.name = name or getattr(function, "__name__", type(function).__name__)
         self._variants: list[_Variant] = []
         self._lock = threading.RLock()
@@ -185,12 +192,14 @@ class Compiled:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function on arrays or tensors; traces and compiles it when no earlier trace fits."""
+        precision = self.precision or current()
         if current_tracer() is not None:
-            return self._function(*args, **kwargs)
+            with autocast(precision):
+                return self._function(*args, **kwargs)
         taken: list[Any] = []
         structure = (take(args, taken), take(kwargs, taken))
         arrays = [_array(a) for a in taken]
-        key = _Key(structure, tuple((a.shape, a.dtype) for a in arrays), grad_enabled())
+        key = _Key(structure, tuple((a.shape, a.dtype) for a in arrays), grad_enabled(), precision)
         with self._lock:
             variant = self._find(key, arrays)
         return variant.run(arrays)
@@ -237,7 +246,7 @@ class Compiled:
         return program.lower(graph, self._variants[0]._strides(), host())
 
 
-def compile(function: Callable[..., Any] | None = None) -> Any:
+def compile(function: Callable[..., Any] | None = None, *, precision: str | None = None) -> Any:
     """Compile a function (or a module) that works on tensors; usable as a decorator.
 
     The function is run once with symbols in place of its arguments. Every tensor it touches besides them (parameters,
@@ -250,6 +259,9 @@ def compile(function: Callable[..., Any] | None = None) -> Any:
     ----------
     function : callable
         Takes and returns arrays, tensors, and tuples, lists or dicts of them.
+    precision : {"f32", "bf16", "f16"}, optional
+        What matrix products and convolutions round their operands to, and large activations are kept in; by default
+        what :func:`smelt.autocast` says where the function is called, float32 without it.
 
     Returns
     -------
@@ -271,7 +283,9 @@ def compile(function: Callable[..., Any] | None = None) -> Any:
     >>> f(np.ones((4, 3), np.float32)).item()
     24.0
     """
-    return Compiled if function is None else Compiled(function)
+    if function is None:
+        return functools.partial(Compiled, precision=precision)
+    return Compiled(function, precision=precision)
 
 
 def explain(step: Compiled, loops: bool = False) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from smelt import random
 from smelt.data import ArrayDataset, Loader
 from smelt.errors import FileError
+from smelt.optim.scaler import LEAST
 from smelt.train.anomaly import NonFiniteLoss, NonFiniteValue, anomaly, first
 from smelt.train.callbacks import Callback
 from smelt.train.checkpoint import Checkpoints, join, part
@@ -121,6 +122,12 @@ class Run:
 
     def _finish_epoch(self, lr: float, started: float, spent: float) -> None:
         trainer, sums = self.trainer, self.sums
+        if trainer.steps.scaler is not None and trainer.steps.scaler.scale <= LEAST:
+            raise NonFiniteLoss(
+                f"the gradients are not finite at step {self.step} (epoch {len(trainer.history) + 1}, learning rate "
+                f"{lr:g}), however small the loss is scaled; train in float32 to find the operation",
+                *(self.step, len(trainer.history) + 1, lr, ""),
+            )
         found: dict[str, Any] = {}
         if self.validation is not None:
             found = trainer.evaluate(self.validation)
@@ -180,6 +187,8 @@ class Run:
             "optimizer": trainer.optimizer.state_dict(),
             "random": random.get_state(),
         }
+        if trainer.steps.scaler is not None:
+            parts["scaler"] = trainer.steps.scaler.state_dict()
         states: list[dict[str, Any]] = []
         for i, c in enumerate(self._stateful):
             state = c.state_dict()
@@ -214,6 +223,8 @@ class Run:
             self.loader.load_state_dict(meta["loader"])
             trainer.model.load_state_dict(part(arrays, "model"))
             trainer.optimizer.load_state_dict(part(arrays, "optimizer"))
+            if trainer.steps.scaler is not None:
+                trainer.steps.scaler.load_state_dict(part(arrays, "scaler"))
             if trainer.schedule is not None:
                 trainer.schedule.load_state_dict(meta["schedule"])
             random.set_state(part(arrays, "random"))
@@ -239,6 +250,7 @@ class Run:
             "loss": type(trainer.loss).__name__,
             "data": self._fingerprint,
             "callbacks": ", ".join(type(c).__name__ for c in self._stateful) or "none",
+            "precision": trainer.steps.precision,
         }
 
 

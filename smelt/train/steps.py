@@ -19,7 +19,8 @@ from smelt.functions import where
 from smelt.graph.trace import current_tracer
 from smelt.nn.loss import CrossEntropyLoss
 from smelt.nn.module import Module
-from smelt.optim import Optimizer
+from smelt.optim import LossScaler, Optimizer
+from smelt.precision import autocast
 from smelt.runtime.step import Compiled
 from smelt.tensor import Tensor
 
@@ -41,12 +42,22 @@ class Steps:
         Columns of the logits, once a step has run with a cross-entropy.
     labels : tuple of int
         Smallest and largest label of the data that come next, to be checked against ``classes``.
+    scaler : LossScaler or None
+        Of a float16 run.
     """
 
     def __init__(
-        self, model: Module, loss: LossFunction, optimizer: Optimizer, accuracy: bool | None, compiled: bool
+        self,
+        model: Module,
+        loss: LossFunction,
+        optimizer: Optimizer,
+        accuracy: bool | None,
+        compiled: bool,
+        precision: str = "f32",
     ) -> None:
         self.model, self.loss, self.optimizer, self.accuracy = model, loss, optimizer, accuracy
+        self.precision = precision
+        self.scaler = LossScaler() if precision == "f16" else None
         self.classes: int | None = None
         self.labels = (0, 0)
         made: dict[str, Callable[..., Any]] = {
@@ -55,7 +66,7 @@ class Steps:
             "prediction": self._predict,
         }
         self.train, self.evaluate, self.predict = (
-            Compiled(f, name) if compiled else _eager(f) for name, f in made.items()
+            Compiled(f, name, precision) if compiled else _eager(f, precision) for name, f in made.items()
         )
 
     def gradients(self, x: Any, y: Any) -> None:
@@ -63,8 +74,9 @@ class Steps:
         self.forget()
         buffers = [(t, _kept(t)) for _, t in self.model.named_buffers()]
         try:
-            out = self.model(Tensor(x))
-            self._loss(out, x if y is None else y).backward()
+            with autocast(self.precision):
+                out = self.model(Tensor(x))
+                self._loss(out, x if y is None else y).backward()
         finally:
             self.forget()
             for t, before in buffers:
@@ -90,9 +102,13 @@ class Steps:
         buffers = [(t, _kept(t)) for _, t in self.model.named_buffers()]
         out = self.model(x)
         loss = self._loss(out, x if y is None else y)
-        loss.backward()
         finite = ops.isfinite(loss)
-        self.optimizer.step(when=finite)
+        if self.scaler is None:
+            loss.backward()
+            self.optimizer.step(when=finite)
+        else:
+            self.scaler.scaled(loss).backward()
+            self.scaler.step(self.optimizer, when=finite)
         for p in self.model.parameters():  # those the optimizer was not given
             p.grad = None
         with no_grad():
@@ -130,9 +146,9 @@ class Steps:
         return ((out.argmax(1) == y).astype("float32").sum(),)
 
 
-def _eager(function: Callable[..., Any]) -> Callable[..., Any]:
+def _eager(function: Callable[..., Any], precision: str) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
-        with np.errstate(all="ignore"):  # whoever calls looks at the loss
+        with np.errstate(all="ignore"), autocast(precision):  # whoever calls looks at the loss
             return function(*(Tensor(a) if isinstance(a, np.ndarray) else a for a in args))
 
     return call

@@ -19,6 +19,7 @@ from smelt.nn.arguments import choice, integer, wrong
 from smelt.nn.module import Module
 from smelt.optim import Optimizer
 from smelt.optim.schedule import Schedule
+from smelt.precision import checked
 from smelt.tensor import Tensor
 from smelt.train.callbacks import Callback
 from smelt.train.checkpoint import Checkpoints
@@ -54,6 +55,9 @@ class Trainer:
         Called in every run; see :mod:`smelt.train`.
     compile : bool, default True
         With False every operation runs at once in NumPy, to be stepped through in a debugger.
+    precision : {"f32", "bf16", "f16"}, default "f32"
+        What matrix products and convolutions round their operands to, in training and evaluation; parameters, sums and
+        updates are float32. With "f16" the loss is scaled: see :class:`smelt.optim.LossScaler`.
 
     Attributes
     ----------
@@ -93,6 +97,7 @@ class Trainer:
         metrics: str | Sequence[str] = "auto",
         callbacks: Sequence[Callback] = (),
         compile: bool = True,
+        precision: str = "f32",
     ) -> None:
         owner = type(self).__name__
         if not isinstance(model, Module):
@@ -115,7 +120,7 @@ class Trainer:
         if schedule is not None and schedule._optimizer is not optimizer:
             raise wrong(owner, "schedule", "one that is bound to this optimizer, or to none", schedule)
         accuracy = None if metrics == "auto" else bool(metrics)
-        self.steps = Steps(model, loss, optimizer, accuracy, compile)
+        self.steps = Steps(model, loss, optimizer, accuracy, compile, checked(owner, precision))
         self.compiled = compile
         self.history = History()
         self.epochs = self.steps_per_epoch = 0

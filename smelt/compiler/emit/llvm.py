@@ -13,12 +13,18 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from smelt.compiler.emit import halves
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import Buffer, If, Index, Instr, Kernel, Let, Loop, Stmt, Value
+from smelt.ops.primitive import HALVES
 
 CTX_ARENA, CTX_TEAM, CTX_STAMPS, CTX_TABLE = 8, 16, 24, 32  # byte offsets in the context; the rows are at 0
 
 MEMORY = {"f32": "float", "f64": "double", "i32": "i32", "u32": "i32", "i64": "i64", "u8": "i8", "bool": "i8"}
+MEMORY |= {"bf16": "i16", "f16": "i16"}
+ALIGN = {"float": 4, "double": 8, "i64": 8, "i32": 4, "i16": 2, "i8": 1}
 REGISTER = {**MEMORY, "bool": "i1"}
 _FLOATS = ("f32", "f64")
 _ARITHMETIC = {"add": ("fadd", "add"), "sub": ("fsub", "sub"), "mul": ("fmul", "mul"), "div": ("fdiv", "")}
@@ -37,6 +43,8 @@ def number(value: float | int | bool, dtype: str) -> str:
     """Return a constant; floats as the hexadecimal of the double they round to."""
     if dtype == "bool":
         return "true" if value else "false"
+    if dtype in HALVES:
+        return str(int(np.asarray(value, HALVES[dtype]).view(np.uint16)))
     if dtype in _FLOATS:
         if dtype == "f32":
             try:
@@ -84,6 +92,11 @@ class _Function:
     def _temp(self) -> str:
         self.temps += 1
         return f"%t{self.temps}"
+
+    def _new(self, text: str) -> str:
+        name = self._temp()
+        self._line(f"{name} = {text}")
+        return name
 
     def _line(self, text: str) -> None:
         self.scopes[-1].lines.append("  " + text)
@@ -333,7 +346,7 @@ class _Function:
         buffer, index, step = s.imm
         memory = MEMORY[buffer.dtype]
         type_ = memory if out.lanes == 1 else f"<{out.lanes} x {memory}>"
-        align = {"float": 4, "double": 8, "i64": 8, "i32": 4, "i8": 1}[memory]
+        align = ALIGN[memory]
         if out.lanes == 1 or step == 1:
             text = f"load {type_}, ptr {self.address(buffer, index)}, align {align}"
         else:
@@ -357,7 +370,7 @@ class _Function:
         buffer, index, step = s.imm
         value = s.args[0]
         operand, memory = self._operand(value), MEMORY[buffer.dtype]
-        align = {"float": 4, "double": 8, "i64": 8, "i32": 4, "i8": 1}[memory]
+        align = ALIGN[memory]
         type_ = memory if value.lanes == 1 else f"<{value.lanes} x {memory}>"
         if value.dtype == "bool":
             wide = self._temp()
@@ -394,7 +407,11 @@ class _Function:
     def _cast(self, a: Value, out: Value) -> None:
         source, target, to = a.dtype, out.dtype, type_of(out.dtype, out.lanes)
         bits = {"f32": 32, "f64": 64, "i32": 32, "u32": 32, "i64": 64, "u8": 8, "bool": 1}
-        if target == "bool":
+        if source in HALVES:
+            self._set(out, halves.widen(self._new, self._operand(a), source, a.lanes))
+        elif target in HALVES:
+            self._set(out, halves.narrow(self._new, self._operand(a), target, a.lanes, self.module.isa))
+        elif target == "bool":
             kind = "fcmp une" if source in _FLOATS else "icmp ne"
             self._set(out, f"{kind} {self._typed(a)}, {self._zero(a)}")
         elif source in _FLOATS and target in _FLOATS:

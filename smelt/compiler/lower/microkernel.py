@@ -7,7 +7,7 @@ convolution one vector), and multiplies and adds. Short inner ks are unrolled.
 
 from __future__ import annotations
 
-from smelt.compiler.loops import Builder, Index, Value, var
+from smelt.compiler.loops import Buffer, Builder, Index, Value, var
 from smelt.compiler.lower.parts import Part
 
 UNROLL = 192  # multiply-adds in one straight run of code
@@ -25,8 +25,9 @@ def accumulate(
         start_b = start_b + i * p.b_stride.get(name, 0)
     shifts = [sum(i * p.a_stride.get(name, 0) for name, i in row) for row in rows]
     depthwise = p.a_stride.get(p.lane, 0) != 0
+    dtype = "f64" if p.a.buffer.dtype == "f64" else "f32"
     if first is None:
-        first = [b.const(0.0, p.a.buffer.dtype, w) for _ in rows for _, w in widths]
+        first = [b.const(0.0, dtype, w) for _ in rows for _, w in widths]
     loops = list(p.ks)
     straight: list[str] = []
     size = len(first)
@@ -34,13 +35,17 @@ def accumulate(
         straight.insert(0, loops.pop())
         size *= p.extent[straight[0]]
 
+    def load(buffer: Buffer, index: Index, lanes: int = 1) -> Value:
+        value = b.load(buffer, index, lanes)
+        return value if value.dtype == dtype else b.op("cast", value, dtype=dtype)
+
     def step(acc: list[Value], ia: Index, ib: Index) -> list[Value]:
-        vectors = [b.load(p.b.buffer, ib + off, w) for off, w in widths]
+        vectors = [load(p.b.buffer, ib + off, w) for off, w in widths]
         out = []
         for r, shift in enumerate(shifts):
-            scalar = None if depthwise else b.load(p.a.buffer, ia + shift)
+            scalar = None if depthwise else load(p.a.buffer, ia + shift)
             for v, (off, w) in enumerate(widths):
-                left = b.load(p.a.buffer, ia + (shift + off), w) if scalar is None else b.splat(scalar, w)
+                left = load(p.a.buffer, ia + (shift + off), w) if scalar is None else b.splat(scalar, w)
                 out.append(b.op("fma", left, vectors[v], acc[r * len(widths) + v]))
         return out
 

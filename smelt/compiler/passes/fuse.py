@@ -11,11 +11,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from smelt.graph.graph import Graph, Node
+from smelt.ops.contraction import CONTRACTIONS
 from smelt.ops.elementwise import Elementwise
-from smelt.ops.primitive import Primitive, Rows, Shape, Spec
+from smelt.ops.primitive import FLOAT32, Primitive, Rows, Shape, Spec, is_half
 
 VIEWS = {"reshape", "permute", "broadcast_to", "slice"}
-CONTRACTIONS = {"matmul", "conv2d", "conv2d_input_grad", "conv2d_weight_grad"}
 REDUCTIONS = {"sum", "max", "argmax"}
 WINDOWS = {"max_pool2d", "max_pool2d_index", "sum_pool2d", "max_pool2d_grad", "sum_pool2d_grad"}
 REGIONS = {"place", "concat"}
@@ -90,6 +90,12 @@ class Fusion:
     inline: set[Node]
     consumers: dict[Node, list[Node]]
     ancestors: list[int]
+
+    @staticmethod
+    def narrow(node: Node) -> Node:
+        """Return the 16-bit value that a cast to float32 reads, of any other node the node itself."""
+        widens = node.opname == "cast" and node.dtype == FLOAT32 and is_half(node.inputs[0].dtype)
+        return node.inputs[0] if widens else node
 
     def dependencies(self, node: Node) -> set[int]:
         """Return the numbers of the groups that must have run before ``node`` can be read."""
@@ -169,7 +175,8 @@ def _find_inline(f: Fusion, kept: set[Node]) -> None:
         kind = f.kinds[n]
         made_of_scalars = n.spec.size == 1 and n.inputs and all(i in f.inline for i in n.inputs)
         of_a_scalar = kind == "view" and n.inputs[0] in f.inline and n.inputs[0].spec.size == 1
-        if kind in ("number", "free") or (kind == "point" and made_of_scalars) or of_a_scalar:
+        widens = n not in kept and f.narrow(n) is not n
+        if kind in ("number", "free") or (kind == "point" and made_of_scalars) or of_a_scalar or widens:
             f.inline.add(n)
     absorbed: dict[Node, tuple] = {}
     for n in reversed(f.nodes):
@@ -216,7 +223,7 @@ def _link(f: Fusion, group: Group, needs: set[int]) -> None:
 
 def _may_join(f: Fusion, group: Group, node: Node) -> bool:
     """Return whether nothing the node reads waits for the group, but values it takes from it point by point."""
-    for i in node.inputs:
+    for i in map(f.narrow, node.inputs):
         if f.group_of.get(i) is group and f.kinds[node] == "point" and i.shape == node.shape:
             continue
         if any(h == group.number or f.depends(h, group.number) for h in f.dependencies(i)):
@@ -277,7 +284,7 @@ def _place_point(f: Fusion, node: Node) -> None:
     key = (node.shape, node.spec.rows)
     candidates: list[Group] = []
     if f.kinds[node] == "point":
-        for i in node.inputs:
+        for i in map(f.narrow, node.inputs):
             group = f.group_of.get(i)
             if group is not None and i.shape == node.shape and (group.shape, group.rows) == key:
                 candidates.append(group)

@@ -12,8 +12,9 @@ import numpy as np
 
 from smelt import ops
 from smelt.graph.graph import Graph, Node
-from smelt.ops.primitive import Primitive, Spec
+from smelt.ops.primitive import FLOAT32, Primitive, Spec, is_half
 
+VIEWS = ("reshape", "permute", "broadcast_to", "slice")
 NO_PADDING = ((0, 0), (0, 0))
 
 
@@ -63,8 +64,9 @@ def simplify(graph: Graph) -> Graph:
         r.line, r.layer = node.line, node.layer
         inputs = tuple(new[id(i)] for i in node.inputs)
         rule = _RULES.get(node.op.name)
-        out = rule(r, node, *inputs) if rule else None
-        new[id(node)] = out if out is not None else r.node(node.op, inputs, node.attrs, node.spec)
+        made = _view_of_halves(r, node, *inputs) if node.op.name in VIEWS else None
+        made = rule(r, node, *inputs) if rule and made is None else made
+        new[id(node)] = made if made is not None else r.node(node.op, inputs, node.attrs, node.spec)
     out = Graph(graph.name, graph.inputs, graph.states, exact=graph.exact)
     out.outputs = [new[id(n)] for n in graph.outputs]
     out.updates = {s: new[id(n)] for s, n in graph.updates.items() if new[id(n)] is not s}
@@ -229,9 +231,31 @@ def _same_shape_only(value: float, side: int) -> Any:
     return rule
 
 
+def _narrow(x: Node) -> Node | None:
+    """Return the 16-bit value that ``x`` is in float32, if it is one."""
+    return x.inputs[0] if x.opname == "cast" and x.dtype == FLOAT32 and is_half(x.inputs[0].dtype) else None
+
+
+def _view_of_halves(r: Rewriter, node: Node, x: Node) -> Node | None:
+    """Look at 16 bits where they are stored and widen them where they are used, not the other way round."""
+    half = _narrow(x)
+    if half is None:
+        return None
+    spec = Spec(node.shape, half.dtype, node.spec.rows)
+    view = r.node(node.op, (half,), node.attrs, spec)  # type: ignore[arg-type]
+    return r.node(ops.cast, (view,), {"dtype": FLOAT32.name}, node.spec)
+
+
 def _cast(r: Rewriter, node: Node, x: Node) -> Node | None:
     if x.dtype == node.dtype:
         return x
+    half = _narrow(x)
+    if half is not None and half.dtype == node.dtype:
+        return half
+    if is_half(node.dtype) and x.opname in ("reshape", "permute"):  # so that a weight is rounded once for all its views
+        spec = Spec(x.inputs[0].shape, node.dtype, x.inputs[0].spec.rows)
+        inner = r.node(ops.cast, x.inputs, node.attrs, spec)
+        return r.node(x.op, (inner,), x.attrs, node.spec)  # type: ignore[arg-type]
     if x.kind == "constant" and x.value is not None and x.value.ndim == 0:
         return r.constant(x.value, node.dtype)
     return None

@@ -259,10 +259,11 @@ class _Assign:
                 self._contract_operands(node)
             elif kind == "window":
                 for i, x in enumerate(node.inputs):
-                    self._stored(x, node, i)
+                    reader, j = (x, 0) if self.f.narrow(x) is not x else (node, i)
+                    self._stored(reader.inputs[j], reader, j)
                     order = self.orders.of(node)
-                    if not self._unit(self.p.operand(node, i), order[-1]):
-                        self._reorder(node, i, order)
+                    if not self._unit(self.p.operand(reader, j), order[-1]):
+                        self._reorder(reader, j, order)
             if kind == "view" and node not in self.f.inline:
                 self._view(node)
             elif kind == "region":

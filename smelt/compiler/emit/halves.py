@@ -1,0 +1,56 @@
+"""Write the conversions between float32 and the 16-bit types, which kernels hold as integers.
+
+In: the name of a value. Out: LLVM text. Rounding is to the nearest, ties to even. A bfloat16 is the upper half of a
+float32: widening is a shift everywhere; narrowing is one instruction where the processor has it, integer arithmetic
+elsewhere. Float16 is converted by the processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from smelt.compiler.isa import Isa
+
+Line = Callable[[str], str]  # appends ``%t = text`` and returns %t
+
+
+def _of(kind: str, lanes: int) -> str:
+    return kind if lanes == 1 else f"<{lanes} x {kind}>"
+
+
+def _splat(kind: str, lanes: int, number: int) -> str:
+    return str(number) if lanes == 1 else f"splat ({kind} {number})"
+
+
+def widen(line: Line, value: str, dtype: str, lanes: int) -> str:
+    """Return the text of a 16-bit value in float32."""
+    short, whole, real = _of("i16", lanes), _of("i32", lanes), _of("float", lanes)
+    if dtype == "f16":
+        half = line(f"bitcast {short} {value} to {_of('half', lanes)}")
+        return f"fpext {_of('half', lanes)} {half} to {real}"
+    wide = line(f"zext {short} {value} to {whole}")
+    bits = line(f"shl {whole} {wide}, {_splat('i32', lanes, 16)}")
+    return f"bitcast {whole} {bits} to {real}"
+
+
+def narrow(line: Line, value: str, dtype: str, lanes: int, isa: Isa) -> str:
+    """Return the text of a float32 value rounded to 16 bits."""
+    short, whole, real = _of("i16", lanes), _of("i32", lanes), _of("float", lanes)
+    if dtype == "f16" or isa.bf16:
+        kind = _of("half" if dtype == "f16" else "bfloat", lanes)
+        half = line(f"fptrunc {real} {value} to {kind}")
+        return f"bitcast {kind} {half} to {short}"
+
+    def c(number: int) -> str:
+        return _splat("i32", lanes, number)
+
+    bits = line(f"bitcast {real} {value} to {whole}")
+    high = line(f"lshr {whole} {bits}, {c(16)}")
+    odd = line(f"and {whole} {high}, {c(1)}")
+    up = line(f"add {whole} {odd}, {c(0x7FFF)}")
+    sum_ = line(f"add {whole} {bits}, {up}")
+    rounded = line(f"lshr {whole} {sum_}, {c(16)}")
+    quiet = line(f"or {whole} {high}, {c(0x40)}")  # a NaN stays one: rounding it could give an infinity
+    nan = line(f"fcmp uno {real} {value}, {value}")
+    chosen = line(f"select {_of('i1', lanes)} {nan}, {whole} {quiet}, {whole} {rounded}")
+    return f"trunc {whole} {chosen} to {short}"
