@@ -57,6 +57,7 @@ $(BENCH)/.done: pyproject.toml
 
 bench: $(BENCH)/.done
 	$(BENCH)/bin/smelt bench train
+	$(BENCH)/bin/smelt bench infer
 
 clean:
 	rm -rf $(VENV) $(BENCH) build smelt.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

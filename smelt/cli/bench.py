@@ -1,61 +1,83 @@
-"""``smelt bench``: which networks and libraries in; a table of times, or JSON, out."""
+"""``smelt bench``: which networks and libraries in; tables of times, or JSON, out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from smelt.cli.output import Output
 from smelt.cli.recipe import nearest
 from smelt.errors import RecipeError
-from smelt.measure.bench import Comparison, Result, Suite, bench_train
+from smelt.measure.bench import PEERS, Comparison, Result, Suite, default_work
 from smelt.measure.bench.results import OURS
-from smelt.measure.bench.suite import PEERS, PEERS_OF
 from smelt.models import MODELS
+from smelt.runtime.workers import MAX_THREADS
 
-MOST_THREADS = 64
 BUSY = 0.1  # processors used by others, above which figures are doubtful
-HEAD = ("library", "threads", "form", "ms", "quartiles", "of Smelt's time")
+HEAD = ("library", "threads", "form", "ms", "quartiles", "of Smelt's")
 
 
 def compare_libraries(
-    command: str, models: str | None, threads: str, peers: str | None, as_json: bool, **options: Any
+    command: str,
+    models: str | None,
+    batch: int | None,
+    threads: str,
+    peers: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Run a comparison, and print each network's table as soon as it is known."""
     output = Output(as_json)
-    names = _list(models)
-    for name in names:
-        if name not in MODELS:
-            raise RecipeError(f"--models {name}: no network of the zoo; {nearest(name, MODELS)}")
-    suite, comparisons = bench_train(names, threads=_threads(threads), peers=_peers(command, peers), **options)
+    work = default_work(command, _models(models), batch)
+    suite = Suite(command, work, _peers(command, peers), _threads(threads), **options)
     for line in header(suite):
         output.say(line)
-    for comparison in comparisons:
+    for comparison in suite.run():
         output.say()
         output.say(f"{comparison.network}, batch {comparison.batch}")
         show(comparison, output)
+    if len(suite.comparisons) > 1:
+        output.say()
+        for line in ratios(suite):
+            output.say(line)
     output.result(suite.to_dict())
+
+
+# --- options ----------------------------------------------------------------------------------------------
 
 
 def _list(text: str | None) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
 
 
+def _models(text: str | None) -> list[str]:
+    names = _list(text)
+    for name in names:
+        if name not in MODELS:
+            raise RecipeError(f"--models {name}: no network of the zoo; {nearest(name, MODELS)}")
+    return names
+
+
 def _threads(text: str) -> list[int]:
     parts = _list(text)
-    if not parts or not all(p.isdecimal() and 0 < int(p) <= MOST_THREADS for p in parts):
-        raise RecipeError(f"--threads {text}: expected numbers from 1 to {MOST_THREADS}, such as 1,2")
+    if not parts or not all(p.isdecimal() and 0 < int(p) <= MAX_THREADS for p in parts):
+        raise RecipeError(f"--threads {text}: expected numbers from 1 to {MAX_THREADS}, such as 1,2")
     return [int(p) for p in parts]
 
 
-def _peers(command: str, given: str | None) -> list[str]:
-    known = PEERS_OF[command]
-    if given is None:
+def _peers(command: str, text: str | None) -> list[str]:
+    known = PEERS[command]
+    if text is None:
         return list(known)
-    for name in _list(given):
+    names = _list(text)
+    for name in names:
         if name not in known:
             raise RecipeError(f"--peers {name}: expected some of {', '.join(known)}")
-    return _list(given)
+    return names
+
+
+# --- lines ------------------------------------------------------------------------------------------------
 
 
 def header(suite: Suite) -> list[str]:
@@ -66,7 +88,9 @@ def header(suite: Suite) -> list[str]:
         ", ".join([f"Python {m.python}", *(f"{name} {version}" for name, version in suite.versions.items())]),
         f"median and quartiles of {suite.rounds} rounds by turns",
     ]
-    return lines + [f"{name} is not installed: pip install {PEERS[name][1]}" for name in suite.missing]
+    return lines + [
+        f"{peer} is left out, not installed: pip install {' '.join(lacks)}" for peer, lacks in suite.absent.items()
+    ]
 
 
 def show(comparison: Comparison, output: Output) -> None:
@@ -88,14 +112,40 @@ def show(comparison: Comparison, output: Output) -> None:
 
 
 def rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """Return the results as text, the fastest first."""
+    """Return the results as text, the fastest first; the first one's time decides the unit of all."""
+    found = sorted(comparison.results, key=lambda r: r.median)
     ours = comparison.best(OURS)
+    show = milliseconds(found[0].median) if found else str
 
     def row(r: Result) -> tuple[str, ...]:
         ratio = f"{r.median / ours.median:.2f}" if ours else ""
-        return r.library, str(r.threads), r.form, f"{r.median:.3f}", f"{r.low:.3f} to {r.high:.3f}", ratio
+        return r.library, str(r.threads), r.form, show(r.median), f"{show(r.low)} to {show(r.high)}", ratio
 
-    return [row(r) for r in sorted(comparison.results, key=lambda r: r.median)]
+    return [row(r) for r in found]
+
+
+def milliseconds(least: float) -> Callable[[float], str]:
+    """Return how to print times of which ``least`` is the smallest: with three of its digits.
+
+    Examples
+    --------
+    >>> show = milliseconds(0.0284)
+    >>> show(0.0284), show(1.5)
+    ('0.0284', '1.5000')
+    """
+    digits = min(max(2 - math.floor(math.log10(max(least, 1e-4))), 0), 5)
+    return lambda time: f"{time:.{digits}f}"
+
+
+def ratios(suite: Suite) -> list[str]:
+    """Return each network's ratio against its best peer, and their geometric mean."""
+    lines = []
+    for c in suite.comparisons:
+        ratio = c.ratio(c.peers[0]) if c.peers else None
+        if ratio is not None:
+            lines.append(f"{c.network}, batch {c.batch}: {ratio:.2f} times as fast as {c.peers[0]}")
+    mean = suite.geometric_mean()
+    return [*lines, f"geometric mean: {mean:.2f} times as fast as the best peer"] if mean is not None else lines
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:

@@ -167,11 +167,20 @@ def _benchmark(command: Command) -> Command:
 @bench.command("train")
 @_benchmark
 @click.option("--slow", is_flag=True, help="Also torch.compile, which takes half a minute to start.")
-def bench_train(as_json: bool, **options: Any) -> None:
+def bench_train(**options: Any) -> None:
     """Time whole training steps, with Adam, against PyTorch and TensorFlow."""
     from smelt.cli.bench import compare_libraries
 
-    compare_libraries("train", as_json=as_json, **options)
+    compare_libraries("train", **options)
+
+
+@bench.command("infer")
+@_benchmark
+def bench_infer(**options: Any) -> None:
+    """Time inference, array in and array out, against ONNX Runtime, OpenVINO and LiteRT."""
+    from smelt.cli.bench import compare_libraries
+
+    compare_libraries("infer", **options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

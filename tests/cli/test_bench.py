@@ -6,37 +6,54 @@ import json
 
 import pytest
 
-from smelt.measure.bench import suite
+from smelt.cli.bench import ratios, rows
+from smelt.measure.bench import Comparison, Result, suite
 
 from .small import Smelt
 
-ONE = ("bench", "train", "--models", "lenet_300_100", "--batch", 4, "--threads", 1, "--rounds", 1)
+ONE = ("--models", "lenet_300_100", "--batch", 4, "--threads", 1, "--rounds", 1)
 
 
 def test_a_table_with_what_it_depends_on(smelt_command: Smelt, monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = suite.installed
-    monkeypatch.setattr(suite, "installed", lambda name: installed(name) if name == "smelt" else None)
-    done = smelt_command(*ONE)
+    monkeypatch.setattr(suite, "missing", lambda peer: list(suite.PACKAGES[peer].values()))
+    done = smelt_command("bench", "train", *ONE)
     assert (done.status, done.err) == (0, "")
     lines = done.out.splitlines()
     assert " processors, " in lines[0] and "load " in lines[0]
     assert lines[1].startswith("Python ") and "smelt " in lines[1]
     assert lines[3:5] == [
-        "torch is not installed: pip install torch",
-        "tensorflow is not installed: pip install tensorflow-cpu",
+        "torch is left out, not installed: pip install torch",
+        "tensorflow is left out, not installed: pip install tensorflow-cpu keras",
     ]
     assert lines[6] == "lenet_300_100, batch 4"
-    assert lines[7].split() == ["library", "threads", "form", "ms", "quartiles", "of", "Smelt's", "time"]
+    assert lines[7].split() == ["library", "threads", "form", "ms", "quartiles", "of", "Smelt's"]
     assert lines[8].split()[:4] == ["smelt", "1", "compiled", "step"] and lines[8].endswith("1.00")
 
 
 def test_json_holds_the_same(smelt_command: Smelt) -> None:
-    value = json.loads(smelt_command(*ONE, "--peers", "", "--json").out)
-    assert value["command"] == "train" and value["rounds"] == 1 and set(value["versions"]) == {"smelt"}
+    value = json.loads(smelt_command("bench", "infer", *ONE, "--peers", "", "--json").out)
+    assert value["command"] == "infer" and value["rounds"] == 1 and set(value["versions"]) == {"smelt"}
     (comparison,) = value["comparisons"]
     assert (comparison["network"], comparison["batch"], comparison["skipped"]) == ("lenet_300_100", 4, [])
     (result,) = comparison["results"]
     assert result["library"] == "smelt" and 0 < result["low"] == result["median"] == result["high"]
+
+
+def test_ratios_are_against_the_best_peer() -> None:
+    made = suite.Suite("infer", [], ())
+    for network, ours, theirs in (("lenet5", 1.0, [4.0, 2.0]), ("resnet8", 2.0, [1.0, 3.0])):
+        times = zip(("smelt", "litert", "openvino"), (ours, *theirs), strict=True)
+        made.comparisons.append(Comparison(network, 1, [Result.of(name, 1, "f", [t]) for name, t in times]))
+    assert ratios(made) == [
+        "lenet5, batch 1: 2.00 times as fast as openvino",
+        "resnet8, batch 1: 0.50 times as fast as litert",
+        "geometric mean: 1.00 times as fast as the best peer",
+    ]
+    assert [row[:4] for row in rows(made.comparisons[1])] == [
+        ("litert", "1", "f", "1.00"),
+        ("smelt", "1", "f", "2.00"),
+        ("openvino", "1", "f", "3.00"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class ContenderError(RuntimeError):
 
 
 class Contender:
-    """A running process; after :meth:`ready` it has ``forms``, ``parameters``, ``version``, ``outputs``, ``losses``."""
+    """A running process; after :meth:`ready` it has what :class:`.worker.Ready` has."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -71,7 +71,6 @@ class Contender:
         answer = self._answer()
         self.forms: list[str] = answer["forms"]
         self.parameters: int = answer["parameters"]
-        self.version: str = answer["version"]
         self.losses: list[float] = answer["losses"]
         self.outputs = np.load(Path(self._folder.name) / "outputs.npy", allow_pickle=False)
 

@@ -17,6 +17,16 @@ from smelt.models import INPUT_SHAPES, MODELS
 TRAIN = {"mnist_cnn": 64, "ds_cnn": 64, "resnet8": 64, "autoencoder": 128, "lenet_300_100": 32}
 """The networks of ``smelt bench train`` and their batches."""
 
+INFER = {
+    "mnist_cnn": (1, 64),
+    "ds_cnn": (1, 64),
+    "resnet8": (1, 64),
+    "autoencoder": (1, 64),
+    "mobilenet_v1": (1, 64),
+    "mobilenet_v2": (1, 8),
+}
+"""The networks of ``smelt bench infer`` and their batches."""
+
 BATCHES = 8  # different ones, so that no step sees the same data twice in a row
 
 

@@ -4,75 +4,97 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from smelt._version import __version__
 from smelt.measure.bench.contender import Job
-from smelt.measure.bench.networks import TRAIN
+from smelt.measure.bench.networks import INFER, TRAIN
 from smelt.measure.bench.results import OURS, Comparison
 from smelt.measure.bench.turns import compare
 from smelt.measure.machine import Machine, inspect_machine, load
 
-PEERS: dict[str, tuple[str, str]] = {
-    "torch": ("torch", "torch"),
-    "tensorflow": ("tensorflow", "tensorflow-cpu"),
+PACKAGES: dict[str, dict[str, str]] = {
+    "torch": {"torch": "torch"},
+    "tensorflow": {"tensorflow": "tensorflow-cpu", "keras": "keras"},
+    "onnxruntime": {"onnxruntime": "onnxruntime", "onnx": "onnx"},
+    "openvino": {"openvino": "openvino", "onnx": "onnx"},
+    "litert": {"ai_edge_litert": "ai-edge-litert", "tensorflow": "tensorflow-cpu"},
 }
-"""What each peer is imported as, and the package it comes in."""
+"""What each peer needs: names of modules, and of the packages they come in."""
 
-PEERS_OF = {"train": ("torch", "tensorflow")}
+PEERS = {"train": ("torch", "tensorflow"), "infer": ("onnxruntime", "openvino", "litert")}
+"""The peers of each command."""
 
 
-def installed(peer: str) -> str | None:
-    """Return the version of an installed peer, or None.
+def missing(peer: str) -> list[str]:
+    """Return the packages a peer needs that are not installed.
 
     Examples
     --------
-    >>> installed("smelt") is None
-    False
+    >>> set(missing("litert")) <= {"ai-edge-litert", "tensorflow-cpu"}
+    True
     """
-    if peer == OURS:
-        from smelt import __version__
+    return [package for module, package in PACKAGES[peer].items() if importlib.util.find_spec(module) is None]
 
-        return __version__
-    module, package = PEERS[peer]
-    if importlib.util.find_spec(module) is None:
-        return None
+
+def version(peer: str) -> str:
+    """Return the version of an installed peer, as its package says."""
+    module, package = next(iter(PACKAGES[peer].items()))
     for name in (package, module):
         try:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return "unknown"
+    return "of unknown version"
 
 
 @dataclass
 class Suite:
-    """A run of a benchmark: what it depends on, and its comparisons as they become known."""
+    """A run of a benchmark: what it depends on, and its comparisons as they become known.
+
+    Parameters
+    ----------
+    command : str
+        train or infer.
+    work : sequence of (str, int)
+        Networks of the zoo and their batches.
+    peers : sequence of str
+        Of those in ``PEERS[command]``. Those that are not installed are left out.
+    threads : sequence of int, default (1, 2)
+        Numbers of threads; each library is quoted at its best.
+    rounds : int, default 15
+        How often all take their turn.
+    slow : bool, default False
+        Whether forms that take tens of seconds to start are tried: torch.compile.
+    """
 
     command: str
+    work: Sequence[tuple[str, int]]
     peers: Sequence[str]
-    threads: Sequence[int]
-    rounds: int
+    threads: Sequence[int] = (1, 2)
+    rounds: int = 15
     slow: bool = False
     machine: Machine = field(default_factory=lambda: inspect_machine(measure=False))
     load_before: float = field(default_factory=load)
     comparisons: list[Comparison] = field(default_factory=list)
 
     @property
-    def versions(self) -> dict[str, str]:
-        """Smelt's version and those of the installed peers."""
-        found = {name: installed(name) for name in (OURS, *self.peers)}
-        return {name: version for name, version in found.items() if version is not None}
+    def absent(self) -> dict[str, list[str]]:
+        """The peers that are left out, and which packages they lack."""
+        return {peer: lacks for peer in self.peers if (lacks := missing(peer))}
 
     @property
-    def missing(self) -> list[str]:
-        """The peers that are not installed."""
-        return [name for name in self.peers if installed(name) is None]
+    def versions(self) -> dict[str, str]:
+        """The versions of Smelt and of the peers that are there."""
+        absent = self.absent
+        return {OURS: __version__, **{peer: version(peer) for peer in self.peers if peer not in absent}}
 
-    def run(self, work: Mapping[str, int]) -> Iterator[Comparison]:
-        """Measure networks at their batches, and yield each comparison."""
-        for network, batch in work.items():
+    def run(self) -> Iterator[Comparison]:
+        """Measure, and yield each network's comparison as soon as it is known."""
+        for network, batch in self.work:
             jobs = [
                 Job(self.command, library, network, batch, threads, self.slow)
                 for threads in self.threads
@@ -81,6 +103,12 @@ class Suite:
             self.comparisons.append(compare(jobs, self.rounds))
             yield self.comparisons[-1]
 
+    def geometric_mean(self) -> float | None:
+        """Return the mean of all ratios against the best peer of each network, or None without any."""
+        ratios = [c.ratio(c.peers[0]) for c in self.comparisons if c.peers]
+        known = [r for r in ratios if r is not None]
+        return statistics.geometric_mean(known) if known else None
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-able values."""
         return {
@@ -88,44 +116,23 @@ class Suite:
             "machine": self.machine.to_dict(),
             "load_before": self.load_before,
             "versions": self.versions,
-            "not_installed": self.missing,
+            "not_installed": self.absent,
             "rounds": self.rounds,
             "comparisons": [c.to_dict() for c in self.comparisons],
+            "geometric_mean": self.geometric_mean(),
         }
 
 
-def bench_train(
-    models: Sequence[str] = (),
-    batch: int | None = None,
-    threads: Sequence[int] = (1, 2),
-    rounds: int = 15,
-    peers: Sequence[str] = PEERS_OF["train"],
-    slow: bool = False,
-) -> tuple[Suite, Iterator[Comparison]]:
-    """Compare whole training steps (forward, loss, backward, Adam) in float32.
+def default_work(command: str, networks: Sequence[str], batch: int | None) -> list[tuple[str, int]]:
+    """Return networks with their batches: by default those of the command, each with its own.
 
-    Parameters
-    ----------
-    models : sequence of str
-        Networks of the zoo; by default the five of :data:`smelt.measure.bench.networks.TRAIN`.
-    batch : int, optional
-        Samples per step; by default each network's own.
-    threads : sequence of int, default (1, 2)
-        Numbers of threads; each library is quoted at its best.
-    rounds : int, default 15
-        How often all take their turn.
-    peers : sequence of str
-        Of torch and tensorflow; those that are not installed are left out and listed in ``missing``.
-    slow : bool, default False
-        Whether forms that take tens of seconds to start are tried: torch.compile.
-
-    Returns
-    -------
-    Suite
-        What the run depends on; it collects the comparisons.
-    iterator of Comparison
-        Measures as it is read.
+    Examples
+    --------
+    >>> default_work("infer", ["mobilenet_v2"], None)
+    [('mobilenet_v2', 1), ('mobilenet_v2', 8)]
+    >>> default_work("train", ["lenet5", "autoencoder"], None)
+    [('lenet5', 64), ('autoencoder', 128)]
     """
-    suite = Suite("train", peers, threads, rounds, slow)
-    names = models or list(TRAIN)
-    return suite, suite.run({name: batch or TRAIN.get(name, 64) for name in names})
+    own = INFER if command == "infer" else {name: (size,) for name, size in TRAIN.items()}
+    other = (1, 64) if command == "infer" else (64,)
+    return [(n, size) for n in networks or own for size in ((batch,) if batch else own.get(n, other))]

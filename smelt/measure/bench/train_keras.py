@@ -27,7 +27,6 @@ def prepare(job: Job) -> Ready:
     """Build the forms."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import keras
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(job.threads)
@@ -48,9 +47,7 @@ def prepare(job: Job) -> Ready:
         several = _compiled(network, jit, together)
         forms[f"fit on tf.data, {together} steps at once{suffix}"] = _fit(several, batches, together, _pipeline)
     parameters = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
-    return Ready(
-        forms, parameters, f"{tf.__version__} (Keras {keras.__version__})", outputs, [] if network.drops else losses
-    )
+    return Ready(forms, outputs, parameters, [] if network.drops else losses)
 
 
 def _compiled(network: Network, jit: bool, steps: int) -> Any:

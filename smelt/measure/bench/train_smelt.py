@@ -35,4 +35,4 @@ def prepare(job: Job) -> Ready:
 
     losses = [] if network.drops else [call(i) for i in range(3)]
     parameters = sum(p.size for p in model.parameters())
-    return Ready({"compiled step": timed(call)}, parameters, smelt.__version__, np.array(outputs), losses)
+    return Ready({"compiled step": timed(call)}, np.array(outputs), parameters, losses)

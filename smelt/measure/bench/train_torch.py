@@ -55,4 +55,4 @@ def prepare(job: Job) -> Ready:
     first = next(iter(calls.values()))
     losses = [] if network.drops else [first(i) for i in range(3)]
     parameters = sum(p.numel() for p in model.parameters())
-    return Ready({k: timed(call) for k, call in calls.items()}, parameters, torch.__version__, outputs, losses)
+    return Ready({k: timed(call) for k, call in calls.items()}, outputs, parameters, losses)

@@ -17,7 +17,7 @@ from smelt.measure.bench.others import Others
 from smelt.measure.bench.results import OURS, Comparison, Result, Skipped
 
 BURST_MS = 150.0
-LEAST_CALLS, MOST_CALLS = 5, 200
+LEAST_CALLS, MOST_CALLS = 5, 2000
 STAY = 2  # forms of each contender that take part in the rounds
 OUTPUT_TOLERANCE = 1e-3  # of the largest output
 LOSS_TOLERANCE = 1e-2  # of the loss, after updates

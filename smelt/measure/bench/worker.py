@@ -22,11 +22,15 @@ from smelt.measure.bench.contender import Job
 
 Burst = Callable[[int], list[float]]
 
-WARM = 3  # calls before each burst: they wake threads and fill caches
+WARM, WARM_SECONDS = 3, 0.01  # at least, before each burst: threads wake, caches fill, others' threads go to sleep
 MODULES = {
     ("train", "smelt"): "smelt.measure.bench.train_smelt",
     ("train", "torch"): "smelt.measure.bench.train_torch",
     ("train", "tensorflow"): "smelt.measure.bench.train_keras",
+    ("infer", "smelt"): "smelt.measure.bench.infer_smelt",
+    ("infer", "onnxruntime"): "smelt.measure.bench.infer_onnxruntime",
+    ("infer", "openvino"): "smelt.measure.bench.infer_openvino",
+    ("infer", "litert"): "smelt.measure.bench.infer_litert",
 }
 """Where the function ``prepare`` of each command and library is."""
 
@@ -36,14 +40,13 @@ class Ready:
     """What a library has built for a job.
 
     ``forms`` are the ways to do it, each a function of a number of calls that returns the milliseconds of each;
-    ``outputs`` belong to the first batch, in evaluation mode; ``losses`` are those of the first three training steps
-    from the common weights.
+    ``outputs`` belong to the first batch, in evaluation mode. Where it trains, ``parameters`` counts what is trained,
+    and ``losses`` are those of the first three steps from the common weights.
     """
 
     forms: dict[str, Burst]
-    parameters: int
-    version: str
     outputs: np.ndarray
+    parameters: int = 0
     losses: list[float] = field(default_factory=list)
 
 
@@ -51,8 +54,10 @@ def timed(call: Callable[[int], object]) -> Burst:
     """Return the burst of a function that does one call; it is given the call's number."""
 
     def burst(calls: int) -> list[float]:
-        for i in range(WARM):
+        end, i = time.perf_counter() + WARM_SECONDS, 0
+        while i < WARM or time.perf_counter() < end:
             call(i)
+            i += 1
         taken = []
         for i in range(calls):
             start = time.perf_counter()
@@ -91,8 +96,7 @@ def main() -> None:
     except Exception as error:
         _say(answers, error=_one_line(error))
         return
-    about = {k: getattr(ready, k) for k in ("parameters", "version", "losses")}
-    _say(answers, value={"forms": list(ready.forms), **about})
+    _say(answers, value={"forms": list(ready.forms), "parameters": ready.parameters, "losses": ready.losses})
     try:
         serve(ready, sys.stdin, answers)
     except KeyboardInterrupt:

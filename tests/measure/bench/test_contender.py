@@ -83,7 +83,7 @@ def test_a_library_that_crashes_is_told() -> None:
 def test_a_burst_warms_up_and_times_every_call() -> None:
     calls: list[int] = []
     assert len(timed(calls.append)(5)) == 5
-    assert calls == [*range(WARM), *range(5)]
+    assert calls[-5:] == [*range(5)] and calls[:-5] == [*range(len(calls) - 5)] and len(calls) >= WARM + 5
 
 
 def test_every_process_makes_the_same_network_and_data() -> None:

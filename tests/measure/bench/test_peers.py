@@ -1,4 +1,4 @@
-"""Networks of the zoo in PyTorch compute what they compute in Smelt: in evaluation, and over training steps."""
+"""Networks of the zoo in PyTorch and ONNX Runtime compute what they compute in Smelt, also over training steps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from smelt.measure.bench import train_smelt
+from smelt.measure.bench import infer_smelt, train_smelt
 from smelt.measure.bench.contender import Job
 from smelt.measure.bench.networks import make
 from smelt.models import MODELS
@@ -38,3 +38,14 @@ def test_the_same_training_steps(name: str, forms: int) -> None:
     theirs, ours = train_torch.prepare(job), train_smelt.prepare(replace(job, library="smelt"))
     assert np.allclose(theirs.losses, ours.losses, rtol=1e-4)
     assert len(theirs.forms) == forms
+
+
+@pytest.mark.parametrize("name", ["ds_cnn", "resnet8", "autoencoder"])
+def test_the_same_inference(name: str) -> None:
+    pytest.importorskip("onnxruntime")
+    from smelt.measure.bench import infer_onnxruntime
+
+    job = Job("infer", "onnxruntime", name, 2, 1)
+    theirs, ours = infer_onnxruntime.prepare(job), infer_smelt.prepare(replace(job, library="smelt"))
+    assert np.abs(theirs.outputs - ours.outputs).max() < 1e-4 * np.abs(ours.outputs).max()
+    assert list(theirs.forms) == ["run", "output bound"] and len(theirs.forms["output bound"](2)) == 2
