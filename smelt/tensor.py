@@ -16,7 +16,7 @@ from smelt import ops
 from smelt.autograd import Record, mode, no_grad, walk_back
 from smelt.errors import ShapeError, TraceError, at_user_line
 from smelt.graph.graph import Node
-from smelt.graph.trace import BatchSize, Tracer, current_tracer, plain, plain_shape
+from smelt.graph.trace import BatchSize, Tracer, changes, current_tracer, plain, plain_shape
 from smelt.indexing import resolve
 from smelt.ops import primitive
 from smelt.ops.contraction import CONTRACTIONS
@@ -110,6 +110,7 @@ class Tensor:
         if tracer is not None and self._tracer is not tracer:
             tracer.note_grad_write(self)
         self._grad = value
+        changes.note()
 
     def __repr__(self) -> str:
         kind = type(self).__name__.lower()

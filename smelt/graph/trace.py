@@ -6,6 +6,7 @@ state, and guards: facts about Python values that must still hold for the graph 
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -90,6 +91,21 @@ def plain_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int.__add__(int.__index__(d), 0) for d in shape)
 
 
+class _Changes:
+    """A number that is another one after anything that guards look at has changed."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self.number = 0
+
+    def note(self) -> None:
+        """Make it another number."""
+        self.number = next(self._numbers)
+
+
+changes = _Changes()
+
+
 class Guard:
     """A fact about a Python value read while tracing."""
 
@@ -129,7 +145,7 @@ class Tracer:
             self.graph.exact.append(text)
 
     def guard(self, text: str, holds: Callable[[], bool]) -> None:
-        """Record a fact that later calls must share."""
+        """Record a fact that later calls must share; whatever changes it must call ``changes.note()``."""
         self.guards.append(Guard(text, holds))
 
     def note_grad_read(self, tensor: Tensor) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from smelt.errors import at_user_line
-from smelt.graph.trace import current_tracer, in_layer
+from smelt.graph.trace import changes, current_tracer, in_layer
 from smelt.tensor import Parameter, Tensor
 
 Self = TypeVar("Self", bound="Module")
@@ -50,6 +50,12 @@ class Module:
         super().__setattr__(name, value)
         if not name.startswith("_"):
             self.__dict__["_changes"] = self._changes + 1
+        changes.note()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        self.__dict__["_changes"] = self._changes + 1
+        changes.note()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the output; subclasses define it."""

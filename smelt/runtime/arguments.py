@@ -13,25 +13,25 @@ import numpy as np
 from smelt.tensor import Parameter, Tensor
 
 
-class _Leaf:
+class Leaf:
     """Stands where an array was taken out of the arguments."""
 
     def __repr__(self) -> str:
         return "array"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Leaf)
+        return isinstance(other, Leaf)
 
     __hash__ = object.__hash__
 
 
-LEAF = _Leaf()
+LEAF = Leaf()
 
 
 def take(value: Any, arrays: list[Any]) -> Any:
     """Return the structure of ``value`` with arrays replaced by a mark, appending the arrays."""
     if isinstance(value, Parameter):
-        return _Same(value)
+        return Same(value)
     if isinstance(value, (Tensor, np.ndarray)):
         arrays.append(value)
         return LEAF
@@ -39,7 +39,7 @@ def take(value: Any, arrays: list[Any]) -> Any:
         return _sequence(value, [take(v, arrays) for v in value])
     if isinstance(value, dict):
         return _Dict((k, take(v, arrays)) for k, v in value.items())
-    return _Number(value) if isinstance(value, (int, float, np.generic)) else _Same(value)
+    return Number(value) if isinstance(value, (int, float, np.generic)) else Same(value)
 
 
 def _sequence(like: Any, values: list[Any]) -> Any:
@@ -56,14 +56,14 @@ class _Dict(dict):
     __hash__ = None
 
 
-class _Same:
+class Same:
     """Compares an argument that is not data: text and None by value, the rest by identity."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Same):
+        if not isinstance(other, Same):
             return False
         return other.value is self.value or (isinstance(self.value, str) and other.value == self.value)
 
@@ -73,11 +73,11 @@ class _Same:
         return repr(self.value) if isinstance(self.value, (str, type(None))) else type(self.value).__name__
 
 
-class _Number(_Same):
+class Number(Same):
     """Compares a constant by type and digits: 1, 1.0 and True differ, and 0.0 and -0.0; NaN is itself."""
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Number) or type(other.value) is not type(self.value):
+        if not isinstance(other, Number) or type(other.value) is not type(self.value):
             return False
         return other.value is self.value or repr(other.value) == repr(self.value)
 
@@ -91,7 +91,7 @@ def give(structure: Any, arrays: Any) -> Any:
     """Put arrays (an iterator) back into a structure."""
     if structure is LEAF:
         return next(arrays)
-    if isinstance(structure, _Same):
+    if isinstance(structure, Same):
         return structure.value
     if isinstance(structure, (tuple, list)):
         return _sequence(structure, [give(v, arrays) for v in structure])

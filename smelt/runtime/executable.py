@@ -20,9 +20,11 @@ from smelt.compiler.program import Program
 from smelt.graph.graph import Graph
 from smelt.runtime import native, workers
 from smelt.runtime.arena import aligned_bytes
+from smelt.runtime.native import BLOCKED, SHORT
 
 _HEAD = native.CONTEXT // 8  # words of a record before its context; the first word of that is the rows
 _TABLE = _HEAD + CTX_TABLE // 8
+_empty = np.empty
 
 
 class _Frame:
@@ -73,6 +75,7 @@ class Executable:
         self._constants = [np.ascontiguousarray(c) for c in program.constants]
         self._mode = native.WRITER if self.writes else native.PRIVATE if private else native.READER
         self._team = workers.team()
+        self._run = self._team.run
         self.rebind(states)
         self._most = 1 if self.writes else 2 * workers.default_threads()
         self._forget_frames()
@@ -161,10 +164,10 @@ class Executable:
         list of numpy.ndarray
             The outputs, newly made, cut to ``rows``.
         """
-        if self.writes:
-            with self._team.writing:
-                return self._call([self._clear_of_state(a) for a in arrays], rows)
-        return self._call(arrays, rows)
+        if not self.writes:
+            return self._call(arrays, rows)
+        with self._team.writing:
+            return self._call([self._clear_of_state(a) for a in arrays], rows)
 
     def _call(self, arrays: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
         try:
@@ -176,22 +179,23 @@ class Executable:
                 self._point(frame)
             words = frame.words
             words[_HEAD] = rows
-            outputs = [np.empty(shape, dtype) for shape, dtype in self._outputs]
             at = _TABLE
             for array in arrays:
                 words[at] = id(array)
                 at += 1
-            for array in outputs:
+            outputs = []
+            for shape, dtype in self._outputs:
+                array = _empty(shape, dtype)
                 words[at] = id(array)
                 at += 1
-            team = self._team
-            code = team.run(frame.address)
-            while code == native.BLOCKED:
-                with team.writing:
+                outputs.append(array)
+            code = self._run(frame.address)
+            while code == BLOCKED:
+                with self._team.writing:
                     pass
-                code = team.run(frame.address)
-            if code == native.SHORT:
-                team.grow()
+                code = self._run(frame.address)
+            if code == SHORT:
+                self._team.grow()
         finally:
             self._free.put(frame)
         if rows != self.capacity:

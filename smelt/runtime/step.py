@@ -22,12 +22,13 @@ from smelt.compiler.isa import host
 from smelt.compiler.passes.precision import round_activations
 from smelt.errors import TraceError, at_user_line
 from smelt.graph.graph import Graph, Node, format_graph
-from smelt.graph.trace import Guard, Tracer, current_tracer
+from smelt.graph.trace import Guard, Tracer, changes, current_tracer
 from smelt.ops.primitive import Rows, Spec, short_dtype
 from smelt.precision import autocast, checked, current
 from smelt.runtime import arena, workers
-from smelt.runtime.arguments import give, take
+from smelt.runtime.arguments import LEAF, give, take
 from smelt.runtime.executable import Executable
+from smelt.runtime.shortcut import NOT_ALIKE, shortcut
 from smelt.tensor import Tensor, wrap
 
 MOST_VARIANTS = 16  # traces kept for one function; the least recently used goes first
@@ -54,7 +55,7 @@ class _Variant:
     def __init__(self, function: Callable[..., Any], name: str, key: _Key, arrays: Sequence[np.ndarray]) -> None:
         self.key = key
         self.batch = _batch_inputs(arrays)
-        self.capacity = arrays[self.batch[0]].shape[0] if self.batch else 0
+        self.capacity = self.rows(arrays)
         self._trace(function, name, arrays)
         self._compile()
 
@@ -147,21 +148,27 @@ class _Variant:
                 return f"no longer true: {guard.text}"
         return ""
 
-    def run(self, arrays: Sequence[np.ndarray]) -> Any:
+    def rows(self, arrays: Sequence[np.ndarray]) -> int:
+        """Return the size of a call's batch."""
+        return arrays[self.batch[0]].shape[0] if self.batch else 0
+
+    def run(self, arrays: Sequence[np.ndarray], rows: int) -> Any:
         """Run one step."""
         if self.executable.writes:
             with workers.team().writing:
-                return self._run(arrays)
-        return self._run(arrays)
+                return self._run(arrays, rows)
+        return self._run(arrays, rows)
 
-    def _run(self, arrays: Sequence[np.ndarray]) -> Any:
+    def _run(self, arrays: Sequence[np.ndarray], rows: int) -> Any:
         executable = self.executable
         if self.moves != arena.moves.count:
             executable.rebind(self._bound(executable.program))
-        outputs = executable.call(arrays, arrays[self.batch[0]].shape[0] if self.batch else 0)
+        outputs = executable.call(arrays, rows)
         for tensor, grad in self.grads:
-            tensor._grad = grad
-        return give(self.result, map(wrap, outputs))
+            if tensor._grad is not grad:
+                tensor._grad = grad
+                changes.note()
+        return wrap(outputs[0]) if self.result is LEAF else give(self.result, map(wrap, outputs))
 
 
 def _batch_inputs(arrays: Sequence[np.ndarray]) -> list[int]:
@@ -186,12 +193,17 @@ class Compiled:
         self.precision = None if precision is None else checked("compile", precision)
         self.name = name or getattr(function, "__name__", type(function).__name__)
         self._variants: list[_Variant] = []
+        self._shortcut: Callable[[tuple[Any, ...]], Any] | None = None
         self._lock = threading.RLock()
         self.traces = 0
         functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function on arrays or tensors; traces and compiles it when no earlier trace fits."""
+        if self._shortcut is not None and not kwargs:
+            result = self._shortcut(args)
+            if result is not NOT_ALIKE:
+                return result
         precision = self.precision or current()
         if current_tracer() is not None:
             with autocast(precision):
@@ -201,8 +213,11 @@ class Compiled:
         arrays = [_array(a) for a in taken]
         key = _Key(structure, tuple((a.shape, a.dtype) for a in arrays), grad_enabled(), precision)
         with self._lock:
+            seen = changes.number
             variant = self._find(key, arrays)
-        return variant.run(arrays)
+            rows = variant.rows(arrays)
+            self._shortcut = None if kwargs else shortcut(variant.run, args, structure[0], rows, seen)
+        return variant.run(arrays, rows)
 
     def _find(self, key: _Key, arrays: Sequence[np.ndarray]) -> _Variant:
         reasons = []

@@ -274,3 +274,51 @@ def test_a_leaked_symbol_is_refused(use: Callable[[Tensor], object], leaked: Ten
     with pytest.raises(smelt.TraceError, match=r"test_guards\.py:"):
         use(leaked)
     assert repr(leaked) == "<traced f32[2]>"
+
+
+# --- the short way ------------------------------------------------------------------------------------------
+
+
+def test_the_short_way_sees_what_the_long_way_sees() -> None:
+    """After a call, the same call takes a shortcut; every change of what the trace relied on must leave it."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5))
+    model.eval()
+    w = smelt.Parameter(np.ones(3, np.float32))
+    forward = smelt.compile(lambda x, by: model(x) * by)
+    x = np.ones((2, 3), np.float32)
+    first = forward(x, 2).tolist()
+    assert forward(x, 2).tolist() == first
+    assert forward(x.astype(np.float64).astype(np.float32)[::1], 2).tolist() == first
+    assert np.allclose(forward(x, 3).numpy(), np.array(first) * 1.5)
+    assert forward(np.ones((6, 2), np.float32).T[:2, :3], 2).tolist() == first, "not contiguous"
+    assert forward(Tensor(x), 2).tolist() == first
+    assert forward(x[:1], 2).tolist() == first[:1]
+    assert forward(x, 2).dtype == np.float32
+    forward(x, 2)
+    model.train()
+    assert (forward(x, 2).numpy() == 0).any() or forward(x, 2).tolist() != first
+    model.eval()
+    assert forward(x, 2).tolist() == first
+    forward(x, 2)
+    model[0].bias = None
+    assert forward(x, 2).tolist() != first
+    forward(x, 2)
+    del model[0].bias
+    with pytest.raises(AttributeError):
+        forward(x, 2)
+    backward = smelt.compile(lambda x: (w * x).sum().backward())
+    for _ in range(3):
+        w.grad = None
+        backward(x)
+        assert w.grad.tolist() == [2.0] * 3
+    backward(x)
+    assert w.grad.tolist() == [4.0] * 3
+
+
+def test_a_call_inside_a_trace_is_traced_into() -> None:
+    double = smelt.compile(lambda x: x * 2)
+    x = np.ones((2, 3), np.float32)
+    double(x), double(x)
+    outer = smelt.compile(lambda x: double(x) + 1)
+    assert outer(x).tolist() == [[3.0] * 3] * 2
+    assert "mul" in str(outer.graph)
