@@ -322,3 +322,13 @@ def test_a_call_inside_a_trace_is_traced_into() -> None:
     outer = smelt.compile(lambda x: double(x) + 1)
     assert outer(x).tolist() == [[3.0] * 3] * 2
     assert "mul" in str(outer.graph)
+
+
+def test_the_short_way_knows_the_precision() -> None:
+    product = smelt.compile(lambda x: x @ x.T)
+    x = np.array([[1.0, 1.00390625]], np.float32)
+    for _ in range(2):
+        assert product(x).item() > 2.0
+        with smelt.autocast("bf16"):
+            assert product(x).item() == 2.0
+            assert product(x).item() == 2.0
