@@ -10,6 +10,7 @@ import os
 import sys
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_COMMANDS = os.path.join(_PACKAGE, "cli") + os.sep
 
 
 class ShapeError(ValueError):
@@ -33,10 +34,12 @@ class RecipeError(ValueError):
 
 
 def user_line() -> str:
-    """Return ``file.py:12: code`` of the innermost frame outside Smelt, or an empty string."""
+    """Return ``file.py:12: code`` of the innermost frame outside Smelt, or an empty string, as below a command."""
     frame = sys._getframe(1)
     while frame is not None:
         filename = frame.f_code.co_filename
+        if filename.startswith(_COMMANDS):
+            break
         if not filename.startswith(_PACKAGE) and not filename.startswith("<frozen"):
             source = linecache.getline(filename, frame.f_lineno).strip()
             where = f"{os.path.basename(filename)}:{frame.f_lineno}"

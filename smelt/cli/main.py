@@ -136,6 +136,55 @@ def summarize(model: str, shape: str | None, batch: int, options: tuple[str, ...
     summarize_model(model, shape, batch, dict(pairs), folded, as_json)
 
 
+def _target(command: Command) -> Command:
+    """Add what says which step to look at."""
+    options = (
+        click.argument("target"),
+        click.option(
+            "--train/--infer",
+            "training",
+            default=None,
+            help="Training step or inference; by default what TARGET is for.",
+        ),
+        click.option(
+            "--batch", type=click.IntRange(1), help="Samples per step; by default the recipe's, 64, or 1 to infer."
+        ),
+        click.option("--input", "shape", metavar="SIZES", help="Shape of one sample, such as 1,28,28."),
+        click.option(
+            "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of a network of the zoo: width=0.5."
+        ),
+        _folder,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _find(target: str, options: tuple[str, ...], **given: Any) -> Any:
+    from smelt.cli.target import find_target
+
+    return find_target(target, options=dict(_setting(f"model.{o}")[1:] for o in options), **given)
+
+
+@cli.command()
+@_target
+@click.option("--steps", type=click.IntRange(1), default=50, show_default=True, help="Steps to measure.")
+@click.option("--threads", type=click.IntRange(1, 64), help="Threads; by default the processors there are.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Write a Chrome trace, for Perfetto.")
+@click.option("--stacks", type=click.Path(path_type=Path), help="Write collapsed stacks, for flame graphs.")
+@click.option("--roofline", type=click.Path(path_type=Path), help="Draw the roofline: PNG, SVG or PDF.")
+@click.option("--perf-map", is_flag=True, help="Write /tmp/perf-PID.map, for Linux's perf.")
+@_json
+def profile(
+    steps: int, threads: int | None, perf_map: bool, as_json: bool, target: str, options: tuple[str, ...], **rest: Any
+) -> None:
+    """Measure where the time of a step of TARGET goes: a recipe, a .smelt file or a network of the zoo."""
+    from smelt.cli.profile import profile_target
+
+    files = {kind: rest.pop(kind) for kind in ("trace", "stacks", "roofline")}
+    profile_target(_find(target, options, **rest), steps, threads, files, perf_map, as_json)
+
+
 @cli.command()
 @_json
 def doctor(as_json: bool) -> None:

@@ -129,21 +129,26 @@ def run_recipe(
     output.say(f"wrote {', '.join(RESULTS)} to {folder.path}")
 
 
+def make_trainer(plan: Plan) -> Trainer:
+    """Return the trainer of a plan."""
+    return Trainer(
+        plan.model,
+        plan.loss,
+        plan.optimizer,
+        plan.schedule,
+        compile=plan.recipe.get("train", "compile"),
+        precision=plan.recipe.get("train", "precision"),
+        schedule_per=plan.per,
+    )
+
+
 def _train(plan: Plan, folder: RunFolder, resumed: bool, output: Output) -> tuple[Trainer, History]:
     recipe, options = plan.recipe, plan.recipe.options("train")
     callbacks: list[Callback] = []
     if "early_stopping" in options:
         callbacks.append(EarlyStopping("validation_loss", patience=options["early_stopping"]))
     with blame(recipe, "train"):
-        trainer = Trainer(
-            plan.model,
-            plan.loss,
-            plan.optimizer,
-            plan.schedule,
-            compile=recipe.get("train", "compile"),
-            precision=recipe.get("train", "precision"),
-            schedule_per=plan.per,
-        )
+        trainer = make_trainer(plan)
         try:
             history = trainer.fit(
                 plan.data.train,

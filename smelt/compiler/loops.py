@@ -94,7 +94,7 @@ class Buffer:
         return self.size * ITEMSIZE[self.dtype]
 
 
-ITEMSIZE = {"f32": 4, "bf16": 2, "f16": 2, "f64": 8, "i32": 4, "i64": 8, "u32": 4, "i8": 1, "u8": 1, "bool": 1}
+ITEMSIZE = {"f32": 4, "bf16": 2, "f16": 2, "f64": 8, "i32": 4, "i64": 8, "u32": 4, "u8": 1, "bool": 1}
 
 
 @dataclass(eq=False, slots=True)
@@ -176,6 +176,10 @@ class Range:
         """Whether the units are the rows of the batch."""
         return self.per == 1 and self.grain == 1
 
+    def units(self, rows: int) -> int:
+        """Return how many units there are for a batch of ``rows``."""
+        return -(-(rows * self.per if self.per else self.const) // self.grain)
+
     def __str__(self) -> str:
         n = str(self.const) if not self.per else ("n" if self.per == 1 else f"n*{self.per}")
         return n if self.grain == 1 else f"{n}/{self.grain}"
@@ -192,7 +196,8 @@ class Kernel:
     writes: set[Buffer] = field(default_factory=set)
     aligned: set[Buffer] = field(default_factory=set)  # touched only at the kernel's own rows of the batch
     note: str = ""
-    lines: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()  # of the user's code
+    layers: tuple[str, ...] = ()
     macs: int = 0
 
     def __str__(self) -> str:

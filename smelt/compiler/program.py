@@ -70,6 +70,12 @@ def _note(group: Group) -> str:
     return " + ".join(name if c == 1 else f"{c} {name}" for name, c in counts.items())
 
 
+def _origins(nodes: list[Node]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the user's lines that made some nodes, and the layers they belong to."""
+    lines, layers = (dict.fromkeys(v for n in nodes if (v := getattr(n, key))) for key in ("line", "layer"))
+    return tuple(lines), tuple(layers)
+
+
 def lower(graph: Graph, state_strides: dict[Node, tuple[int, ...] | None], isa: Isa) -> Lowered:
     """Return the kernels of a graph for a processor."""
     simple = simplify(graph)
@@ -83,7 +89,7 @@ def lower(graph: Graph, state_strides: dict[Node, tuple[int, ...] | None], isa: 
         kernels, used = _LOWER[group.kind](plan, group, isa, _name(group))
         for kernel in kernels:
             kernel.note = _note(group)
-            kernel.lines = tuple(dict.fromkeys(n.line for n in group.members() if n.line))
+            kernel.lines, kernel.layers = _origins(group.members())
         tasks[group] = [Task(k) for k in kernels]
         for before, task in zip(tasks[group], tasks[group][1:], strict=False):
             for buffer in before.kernel.writes & task.kernel.reads:
@@ -94,6 +100,7 @@ def lower(graph: Graph, state_strides: dict[Node, tuple[int, ...] | None], isa: 
     for i, (node, storage) in enumerate(plan.fills):
         kernel = lower_fill(node, storage, isa, f"f{i}_fill")
         kernel.note = f"fill around place {node.shape}"
+        kernel.lines, kernel.layers = _origins([node])
         fills[node] = Task(kernel)
     _connect(plan, tasks, loads, fills)
     phases = schedule([*fills.values(), *(t for group in tasks.values() for t in group)])

@@ -102,7 +102,7 @@ def inspect_machine(measure: bool = True) -> Machine:
         llvmlite=llvmlite.__version__,
         llvm=".".join(map(str, llvm.llvm_version_info)),
         cache_folder=str(folder),
-        cache_bytes=sum(p.stat().st_size for p in folder.glob("*.bin")) if folder.is_dir() else 0,
+        cache_bytes=_bytes_in(folder),
         caches=caches(),
     )
     if isa.name == "generic":
@@ -113,11 +113,9 @@ def inspect_machine(measure: bool = True) -> Machine:
         machine.peak_gflops_all_threads = round(peak_flops(machine.threads) / 1e9, 1)
         machine.bandwidth_gb_per_s = round(bandwidth(machine.threads, last) / 1e9, 1)
         machine.numpy_matmul_gflops = round(matmul_flops() / 1e9, 1)
-        busy = load()
-        if busy > _BUSY * machine.affinity:
-            machine.warnings.append(
-                f"other work ran in the last minute (load {busy:.1f}): what was measured may be too low"
-            )
+        busy = busy_warning()
+        if busy:
+            machine.warnings.append(busy)
         elif machine.numpy_matmul_gflops < _SLOW_BLAS * machine.peak_gflops_all_threads:
             machine.warnings.append(
                 f"NumPy's matrix product ({machine.blas}) reaches {machine.numpy_matmul_gflops:g} GFLOP/s of "
@@ -126,6 +124,15 @@ def inspect_machine(measure: bool = True) -> Machine:
     if machine.blas == "none":
         machine.warnings.append("NumPy was built without a BLAS: operations outside smelt.compile will be slow")
     return machine
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return the bytes of the objects in the cache; other processes may remove some meanwhile."""
+    total = 0
+    for path in folder.glob("*.bin"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size
+    return total
 
 
 # --- what the system says ------------------------------------------------------------------------------------------
@@ -200,6 +207,14 @@ def cpu_quota() -> float | None:
         limit = int((folder / "cpu.cfs_quota_us").read_text())
         return None if limit <= 0 else limit / int((folder / "cpu.cfs_period_us").read_text())
     return None
+
+
+def busy_warning() -> str:
+    """Return a warning when so much other work ran that measuring says little, or an empty string."""
+    busy, processors = load(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if busy <= _BUSY * processors:
+        return ""
+    return f"other work ran in the last minute (load {busy:.1f}): what was measured may be too low"
 
 
 def load() -> float:

@@ -1,7 +1,8 @@
 """What the processor reaches: a number of threads in; measured float32 operations or bytes per second out.
 
 The kernels are built, emitted and run like those of a training step. The peak of arithmetic is a set of chains of fused
-multiply-adds that never leave the registers; the bandwidth is that of a triad over arrays far larger than the caches.
+multiply-adds that never leave the registers; the bandwidth is that of a triad over arrays that are far larger than the
+caches, or that fit into one.
 """
 
 from __future__ import annotations
@@ -59,14 +60,38 @@ def bandwidth(threads: int = 1, last_cache: int = 0, seconds: float = 0.3) -> fl
     seconds : float, default 0.3
         How long to measure; the best repetition counts.
     """
+    return _triad(threads, min(max(LEAST_BYTES, 2 * last_cache), MOST_BYTES) // 4, 1, seconds)
+
+
+def cache_bandwidth(threads: int, cache: int, seconds: float = 0.1) -> float:
+    """Return bytes per second of the same while it stays in the caches: arrays that take half of them.
+
+    Parameters
+    ----------
+    threads : int
+        Threads that run at the same time.
+    cache : int
+        Bytes of the caches of one level that these threads have together.
+    seconds : float, default 0.1
+        How long to measure; the best repetition counts.
+
+    Examples
+    --------
+    >>> cache_bandwidth(1, 1 << 20, seconds=0.01) > 1e8
+    True
+    """
+    size = cache // 24
+    return _triad(threads, size, max(1, LEAST_BYTES // (12 * size)), seconds)
+
+
+def _triad(threads: int, size: int, rounds: int, seconds: float) -> float:
     isa = host()
-    size = min(max(LEAST_BYTES, 2 * last_cache), MOST_BYTES) // 4
-    size -= size % (1024 * UNITS)
-    kernel = _triad_kernel(isa, size)
+    piece = 4 * isa.lanes("f32") * UNITS
+    size = max(size - size % piece, piece)
     arrays = [aligned_bytes(4 * size).view(np.float32) for _ in range(3)]
     for i, array in enumerate(arrays):
         array[...] = i
-    return 12 * size / _best_time(kernel, arrays, threads, seconds)
+    return 12 * size * rounds / _best_time(_triad_kernel(isa, size, rounds), arrays, threads, seconds)
 
 
 def matmul_flops(size: int = 768, seconds: float = 0.4) -> float:
@@ -91,13 +116,14 @@ def _fma_kernel(isa: Isa, out: Buffer, chains: int) -> Kernel:
     return b.finish(Range(const=UNITS))
 
 
-def _triad_kernel(isa: Isa, size: int) -> Kernel:
+def _triad_kernel(isa: Isa, size: int, rounds: int) -> Kernel:
     lanes = isa.lanes("f32")
     a, x, y = (Buffer(n, "f32", size, "input", i) for i, n in enumerate("axy"))
     b = Builder("triad")
     factor = b.const(3.0, "f32", lanes)
-    with b.loop("u", var("lo"), var("hi")) as u, b.loop("i", 0, size // UNITS, 4 * lanes) as i:
-        at = u * (size // UNITS) + i
+    piece = size // UNITS
+    with b.loop("r", 0, rounds), b.loop("u", var("lo"), var("hi")) as u, b.loop("i", 0, piece, 4 * lanes) as i:
+        at = u * piece + i
         for k in range(0, 4 * lanes, lanes):
             b.store(a, at + k, b.op("fma", b.load(y, at + k, lanes), factor, b.load(x, at + k, lanes)))
     return b.finish(Range(const=UNITS))

@@ -1,0 +1,56 @@
+"""``smelt profile``: a recipe or a model in; where the time of its step goes, on the screen and in files, out."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import smelt
+from smelt.cli.output import Output
+from smelt.cli.target import Target
+from smelt.errors import RecipeError
+from smelt.measure.profile import profile_batches
+
+
+def profile_target(
+    target: Target,
+    steps: int,
+    threads: int | None,
+    files: dict[str, Path | None],
+    perf_map: bool,
+    as_json: bool,
+) -> None:
+    """Measure, print and write what was asked for."""
+    output = Output(as_json)
+    _check(files)
+    output.say(target.words)
+    smelt.set_threads(threads)
+    try:
+        with target.context():
+            found = profile_batches(target.step, target.batches, steps)
+    finally:
+        smelt.set_threads(None)
+    written = []
+    savers = {"trace": found.save_trace, "stacks": found.save_stacks, "roofline": found.save_roofline}
+    for kind, path in files.items():
+        if path is not None:
+            savers[kind](path)
+            written.append(str(path))
+    if perf_map:
+        written.append(str(found.save_perf_map()))
+    output.result({"target": target.words, **found.to_dict(), "files": written})
+    output.say(str(found))
+    if written:
+        output.say(f"wrote {', '.join(written)}")
+
+
+def _check(files: dict[str, Path | None]) -> None:
+    """Refuse files that could not be written, before anything is measured."""
+    for kind, path in files.items():
+        if path is not None and not path.parent.is_dir():
+            raise RecipeError(f"--{kind} '{path}': no folder '{path.parent}', expected one that exists")
+    picture = files["roofline"]
+    if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):
+        raise RecipeError(f"--roofline '{picture}': expected a name that ends in .png, .svg or .pdf")
+    if picture is not None and importlib.util.find_spec("matplotlib") is None:
+        raise RecipeError(f"--roofline '{picture}': expected matplotlib to be installed: pip install smelt[plot]")

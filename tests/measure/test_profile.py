@@ -1,0 +1,242 @@
+"""Profiles: all that ran is there, it adds up, and what is written can be read. No times are asserted."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import smelt
+from smelt import nn, optim
+from smelt.compiler import jit
+from smelt.compiler.isa import host
+from smelt.measure import perf_map, picture, profile, roofline, trace
+from smelt.measure.profile import Profile, profile_batches
+from smelt.measure.roofline import Ceilings, Level
+from smelt.runtime.step import Compiled
+
+module = sys.modules["smelt.measure.profile"]  # the name is the function's
+MACHINE = Ceilings(2, 200e9, (Level("L2", 2 << 20, 400e9), Level("L3", 32 << 20, 200e9), Level("memory", None, 50e9)))
+X, Y = np.random.default_rng(0).normal(size=(20, 1, 8, 8)).astype(np.float32), np.arange(20) % 10
+
+
+@pytest.fixture(autouse=True)
+def _threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(module, "measured_ceilings", lambda threads: MACHINE)
+    smelt.set_threads(2)
+    yield
+    smelt.set_threads(None)
+
+
+def training() -> Compiled:
+    smelt.seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+    optimizer = optim.Adam(model.parameters())
+
+    @smelt.compile
+    def step(x: smelt.Tensor, y: smelt.Tensor) -> smelt.Tensor:
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def found() -> Profile:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "measured_ceilings", lambda threads: MACHINE)
+        smelt.set_threads(2)
+        return profile(training(), X, Y, steps=7)
+
+
+def test_every_kernel_and_phase_is_there(found: Profile) -> None:
+    lowered = training()
+    lowered(X, Y)
+    expected = lowered.lowered()
+    assert [k.name for k in found.kernels] == [k.name for k in expected.kernels]
+    assert [p.kernels for p in found.phases] == [len(p) for p in expected.phases]
+    assert [k.phase for k in found.kernels] == [i for i, p in enumerate(expected.phases) for _ in p]
+    assert sum(k.macs for k in found.kernels) == expected.graph.macs
+    assert (found.name, found.threads, found.steps) == ("step", 2, 7)
+    assert found.timeline.shape == (7, 2, len(found.kernels) + len(found.phases))
+
+
+def test_times_add_up(found: Profile) -> None:
+    spans = np.diff(found.timeline, axis=2)
+    assert (spans >= 0).all() and found.timeline.min() == 0
+    for k in found.kernels:
+        assert k.microseconds == max(k.thread_microseconds) and len(k.thread_microseconds) == 2
+        assert k.share == pytest.approx(k.microseconds / found.step_microseconds)
+        if k.microseconds:
+            assert k.gflops == pytest.approx(k.flops / k.microseconds / 1e3)
+            assert k.gb_per_s == pytest.approx(k.bytes / k.microseconds / 1e3)
+    assert found.waiting_microseconds == pytest.approx(sum(np.mean(p.waiting_microseconds) for p in found.phases))
+    assert found.call_microseconds > 0 and found.step_microseconds > 0
+    layers = found.by_layer()
+    assert sum(us for us, _ in layers.values()) == pytest.approx(sum(k.microseconds for k in found.kernels))
+    assert sum(count for _, count in layers.values()) == len(found.kernels)
+
+
+def test_a_kernel_knows_its_layers_and_lines(found: Profile) -> None:
+    update = next(k for k in found.kernels if "conv2d_weight_grad" in k.operations)
+    assert update.layers == ("0 Conv2d", "Adam") and update.bound in ("compute", "memory", "latency")
+    assert [line.partition(": ")[2] for line in update.lines] == ["loss.backward()", "optimizer.step()"]
+    assert all(line.startswith("test_profile.py:") for line in update.lines)
+    text = str(found)
+    assert "0 Conv2d + Adam: conv2d_weight_grad" in text and "loss.backward()  [" in text
+    assert len(text.splitlines()) < 60
+
+
+def test_the_profiled_step_trains_as_ever() -> None:
+    step, same = training(), training()
+    profile(step, X, Y, steps=4)
+    for _ in range(1 + 4 + 5):
+        value = same(X, Y).item()
+    assert step(X, Y).item() == same(X, Y).item() != value
+
+
+def test_one_thread_waits_for_nobody() -> None:
+    smelt.set_threads(1)
+    alone = profile(smelt.compile(lambda x: (x * 2.0).sum()), X, steps=3)
+    assert alone.threads == 1 and "waits for others" not in str(alone) and "1 thread," in str(alone)
+
+
+def test_a_function_without_kernels_has_a_profile() -> None:
+    nothing = profile(smelt.compile(lambda x: x.shape[1]), X, steps=2)
+    assert nothing.kernels == () and str(nothing)
+
+
+def test_waiting_for_data_is_counted() -> None:
+    def slow() -> Iterator[Any]:
+        while True:
+            time.sleep(0.003)
+            yield (X,), {}
+
+    held_up = profile_batches(smelt.compile(lambda x: x * 2.0), slow(), 3)
+    assert held_up.stall_microseconds > 1000 and "waits for its data" in str(held_up)
+
+
+def test_json_has_it_all(found: Profile) -> None:
+    value = json.loads(json.dumps(found.to_dict()))
+    assert len(value["kernels"]) == len(found.kernels) and value["ceilings"]["gflops"] == 200.0
+    assert {"timeline", "image", "library", "segments"}.isdisjoint(value)
+
+
+# --- ceilings ------------------------------------------------------------------------------------------------------
+
+
+def test_bounds() -> None:
+    assert MACHINE.place(1e-3, 150_000_000, [], 2) == ("compute", 0.75, "L2")
+    assert MACHINE.place(1e-3, 75_000_000, [], 1)[:2] == ("compute", 0.75)  # one thread's ceiling
+    assert MACHINE.place(1e-3, 0, [(100_000_000, 5 << 20)], 2) == ("memory", 0.5, "L3")
+    assert MACHINE.place(1e-3, 0, [(40_000_000, 31 << 20)], 2) == ("memory", 0.8, "memory")
+    assert MACHINE.place(1e-3, 100_000, [(1000, 100)], 2).bound == "latency"
+    assert MACHINE.place(0.0, 0, [], 2) == ("latency", 0.0, "L2")
+
+
+def test_ceilings_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "peak_flops", lambda threads: 1e9 * threads)
+    monkeypatch.setattr(roofline, "bandwidth", lambda threads, last: float(last))
+    monkeypatch.setattr(roofline, "cache_bandwidth", lambda threads, size: float(size))
+    caches = [
+        {"level": 1, "kind": "data", "bytes": 32 << 10, "shared_by": 1},
+        {"level": 2, "kind": "unified", "bytes": 1 << 20, "shared_by": 1},
+        {"level": 3, "kind": "unified", "bytes": 8 << 20, "shared_by": 2},
+    ]
+    monkeypatch.setattr(roofline, "caches", lambda: caches)
+    roofline.measured_ceilings.cache_clear()
+    try:
+        got = roofline.measured_ceilings(3)
+        assert got.flops == 3e9 and roofline.measured_ceilings(3) is got
+        assert [(v.name, v.bytes) for v in got.levels] == [("L2", 3 << 20), ("L3", 16 << 20), ("memory", None)]
+        assert [got.level(n).name for n in (1 << 20, 10 << 20, 1 << 30)] == ["L2", "L3", "memory"]
+    finally:
+        roofline.measured_ceilings.cache_clear()
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_chrome_trace_shows_every_kernel_on_every_thread(found: Profile, tmp_path: Path) -> None:
+    found.save_trace(tmp_path / "a.json")
+    events = json.loads((tmp_path / "a.json").read_text())["traceEvents"]
+    assert {e["ph"] for e in events} == {"M", "X"}
+    spans = [e for e in events if e["ph"] == "X"]
+    assert all(e["dur"] >= 0 and e["ts"] >= 0 for e in spans)
+    for thread in (0, 1):
+        mine = [e for e in spans if e["tid"] == thread]
+        assert sum(e["cat"] == "step" for e in mine) == 7
+        assert sum(e["cat"] == "kernel" for e in mine) == 7 * len(found.kernels)
+        assert sum(e["cat"] == "barrier" for e in mine) == 7 * (len(found.phases) - 1)
+    kernel = next(e for e in spans if e["cat"] == "kernel" and e["args"]["flops"])
+    step = next(e for e in spans if e["cat"] == "step" and e["tid"] == kernel["tid"])
+    assert step["ts"] <= kernel["ts"] and kernel["ts"] + kernel["dur"] <= step["ts"] + step["dur"] + 1e-6
+
+
+def test_stacks_are_those_of_flame_graphs(found: Profile, tmp_path: Path) -> None:
+    found.save_stacks(tmp_path / "a.txt")
+    lines = (tmp_path / "a.txt").read_text().splitlines()
+    assert len(lines) == len(found.kernels) + len(found.phases)
+    assert all(re.fullmatch(r"step(;[^; ][^;]*)+ \d+", line) for line in lines)
+    assert any(line.startswith("step;0;Conv2d;k") for line in lines)
+    assert trace.collapsed_stacks(found) == (tmp_path / "a.txt").read_text()
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_the_roofline_is_drawn(found: Profile, tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    found.save_roofline(path)
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG" if ending == "png" else b"<?xml") and len(data) > 10_000
+    if ending == "svg":
+        assert data.count(b"GB/s") == 3
+
+
+def test_without_matplotlib_the_error_says_what_to_install(found: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install smelt\[plot\]"):
+        picture.draw(found, "never.png")
+
+
+@pytest.mark.skipif("linux" not in host().triple, reason="perf is Linux's")
+def test_the_perf_map_names_every_function(found: Profile, tmp_path: Path) -> None:
+    path = found.save_perf_map(tmp_path / "perf.map")
+    rows = [line.split(" ", 2) for line in path.read_text().splitlines()]
+    places = {name: (int(address, 16), int(size, 16)) for address, size, name in rows}
+    assert {"step", "barrier"} < set(places) and places["step"][0] == found.library.address["step"]
+    ends = sorted((a, a + n) for a, n in places.values())
+    assert all(n > 0 for _, n in places.values()) and all(z <= a for (_, z), (a, _) in itertools.pairwise(ends))
+    assert set(places) - {"step", "barrier"} <= {k.name for k in found.kernels}  # equal kernels share a function
+
+
+@pytest.mark.skipif("linux" not in host().triple, reason="perf is Linux's")
+def test_an_address_in_the_perf_map_is_that_functions() -> None:
+    text = (
+        f'target triple = "{host().triple}"\n'
+        "define internal i64 @seven() noinline {\n  ret i64 7\n}\n"
+        "define internal i64 @eight() noinline {\n  ret i64 8\n}\n"
+        "define i64 @fifteen() {\n  %a = call i64 @seven()\n  %b = call i64 @eight()\n"
+        "  %c = add i64 %a, %b\n  ret i64 %c\n}\n"
+    )
+    image = jit.compile_object(text, host())
+    library = jit.Library(image, ("fifteen",))
+    calls = {name: ctypes.CFUNCTYPE(ctypes.c_int64)(at)() for at, _, name in perf_map.symbols(image, library)}
+    assert calls == {"seven": 7, "eight": 8, "fifteen": 15}
+
+
+def test_other_objects_are_refused() -> None:
+    library = jit.Library.__new__(jit.Library)
+    library.address = {"step": 0}
+    with pytest.raises(OSError, match="ELF"):
+        perf_map.symbols(b"\xcf\xfa\xed\xfe" + bytes(100), library)
