@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from smelt.cli.output import Output
 from smelt.cli.recipe import nearest
 from smelt.errors import RecipeError
 from smelt.measure.bench import PEERS, Comparison, Result, Suite, default_work
+from smelt.measure.bench.first_call import first_calls, import_time
 from smelt.measure.bench.results import OURS
+from smelt.measure.machine import Machine, inspect_machine, load
 from smelt.models import MODELS
 from smelt.runtime.workers import MAX_THREADS
 
@@ -42,6 +45,35 @@ def compare_libraries(
         for line in ratios(suite):
             output.say(line)
     output.result(suite.to_dict())
+
+
+def time_first_calls(models: str | None, batch: int | None, rounds: int, as_json: bool) -> None:
+    """Print how long the first calls of training steps take, with an empty cache and with a full one."""
+    output = Output(as_json)
+    work = default_work("train", _models(models), batch)
+    machine, before = inspect_machine(measure=False), load()
+    output.say(f"{described(machine)}, load {before:.2f} before")
+    imported = import_time(rounds)
+    output.say(f"import smelt: {imported.median:.0f} ms ({imported.low:.0f} to {imported.high:.0f})")
+    output.say(f"first call in a fresh process, ms: median (quartiles) of {rounds}")
+    calls = []
+    for call in first_calls(work, ("train", "infer"), rounds):
+        what = "training step" if call.kind == "train" else "inference"
+        times = [f"{r.median:7.0f} ({r.low:.0f} to {r.high:.0f})" for r in (call.empty, call.full)]
+        output.say(
+            f"  {call.network + ', batch ' + str(call.batch):<26} {what:<14} empty cache {times[0]}, full {times[1]}"
+        )
+        calls.append(call.to_dict())
+    output.result(
+        {
+            "command": "compile",
+            "machine": machine.to_dict(),
+            "load_before": before,
+            "rounds": rounds,
+            "import": asdict(imported),
+            "first_calls": calls,
+        }
+    )
 
 
 # --- options ----------------------------------------------------------------------------------------------
@@ -80,12 +112,18 @@ def _peers(command: str, text: str | None) -> list[str]:
 # --- lines ------------------------------------------------------------------------------------------------
 
 
+def described(machine: Machine) -> str:
+    """Return the processor in a few words."""
+    return f"{machine.processor}, {machine.affinity} processors, {machine.simd}"
+
+
 def header(suite: Suite) -> list[str]:
     """Return what the figures depend on, and which peers are not there."""
-    m = suite.machine
     lines = [
-        f"{m.processor}, {m.affinity} processors, {m.simd}, load {suite.load_before:.2f} before",
-        ", ".join([f"Python {m.python}", *(f"{name} {version}" for name, version in suite.versions.items())]),
+        f"{described(suite.machine)}, load {suite.load_before:.2f} before",
+        ", ".join(
+            [f"Python {suite.machine.python}", *(f"{name} {version}" for name, version in suite.versions.items())]
+        ),
         f"median and quartiles of {suite.rounds} rounds by turns",
     ]
     return lines + [

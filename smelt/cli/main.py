@@ -199,10 +199,13 @@ def bench() -> None:
     """Measure Smelt side by side with other libraries that are installed."""
 
 
+def _models(command: Command) -> Command:
+    batch = click.option("--batch", type=click.IntRange(1), help="Samples, in place of each network's own.")
+    return click.option("--models", metavar="NAMES", help="Networks of the zoo: mnist_cnn,resnet8.")(batch(command))
+
+
 def _benchmark(command: Command) -> Command:
     options = (
-        click.option("--models", metavar="NAMES", help="Networks of the zoo, such as mnist_cnn,resnet8."),
-        click.option("--batch", type=click.IntRange(1), help="Samples, in place of each network's own."),
         click.option("--threads", metavar="NUMBERS", default="1,2", show_default=True, help="Each is tried."),
         click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Turns of each."),
         click.option("--peers", metavar="NAMES", help="Libraries to compare with; by default all."),
@@ -210,7 +213,7 @@ def _benchmark(command: Command) -> Command:
     )
     for option in reversed(options):
         command = option(command)
-    return command
+    return _models(command)
 
 
 @bench.command("train")
@@ -221,6 +224,17 @@ def bench_train(**options: Any) -> None:
     from smelt.cli.bench import compare_libraries
 
     compare_libraries("train", **options)
+
+
+@bench.command("compile")
+@_models
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Processes of each kind.")
+@_json
+def bench_compile(**options: Any) -> None:
+    """Time the first call of a training step, and of inference: with an empty cache, and with a full one."""
+    from smelt.cli.bench import time_first_calls
+
+    time_first_calls(**options)
 
 
 @bench.command("infer")

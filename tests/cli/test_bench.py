@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from smelt.cli.bench import ratios, rows
 from smelt.measure.bench import Comparison, Result, suite
+from smelt.measure.bench.first_call import first_calls
 
 from .small import Smelt
 
@@ -37,6 +40,27 @@ def test_json_holds_the_same(smelt_command: Smelt) -> None:
     assert (comparison["network"], comparison["batch"], comparison["skipped"]) == ("lenet_300_100", 4, [])
     (result,) = comparison["results"]
     assert result["library"] == "smelt" and 0 < result["low"] == result["median"] == result["high"]
+
+
+def test_first_calls_with_an_empty_cache_and_a_full_one(smelt_command: Smelt) -> None:
+    done = smelt_command("bench", "compile", "--models", "lenet_300_100", "--batch", 2, "--rounds", 1)
+    assert (done.status, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[1].startswith("import smelt: ")
+    assert [line.split("batch 2")[1].split()[:2] for line in lines[3:]] == [
+        ["training", "step"],
+        ["inference", "empty"],
+    ]
+    assert all(re.search(r"empty cache +\d+ \(\d+ to \d+\), full +\d+ \(", line) for line in lines[3:])
+
+
+def test_a_first_call_leaves_alone_the_cache_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (call,) = first_calls([("lenet_300_100", 2)], ["infer"], rounds=1)
+    assert call.kind == "infer" and call.empty.median > 0 and call.full.median > 0
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError, match="a first call failed: KeyError: 'none'"):
+        list(first_calls([("none", 2)], ["infer"], rounds=1))
 
 
 def test_ratios_are_against_the_best_peer() -> None:

@@ -26,7 +26,9 @@ PATIENCE = 600.0  # seconds without an answer after which a contender counts as 
 
 @dataclass(frozen=True)
 class Job:
-    """What a process is to measure: ``command`` is train or infer, ``slow`` asks for forms that take long to start."""
+    """What a process is to measure: ``command`` is train or infer, ``slow`` asks for forms that take long to start,
+    and ``precision`` is that of Smelt's products.
+    """
 
     command: str
     library: str
@@ -34,6 +36,7 @@ class Job:
     batch: int
     threads: int
     slow: bool = False
+    precision: str = "f32"
 
 
 class ContenderError(RuntimeError):

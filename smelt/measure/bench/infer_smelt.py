@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+
 import smelt
 from smelt.measure.bench.contender import Job
-from smelt.measure.bench.networks import make
+from smelt.measure.bench.networks import Network, make
 from smelt.measure.bench.worker import Ready, timed
 
 
@@ -12,12 +16,18 @@ def prepare(job: Job) -> Ready:
     """Build the network in evaluation mode; a call takes an array and returns a new one."""
     smelt.set_threads(job.threads)
     network = make(job.network)
-    model = network.model.eval()
     (x, _), *_ = network.batches(job.batch, 1)
+    forward = inference(network)
+    return Ready({"compiled": timed(lambda i: forward(x))}, forward(x))
+
+
+def inference(network: Network) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the network, compiled, as a function of arrays."""
+    model = network.model.eval()
 
     @smelt.compile
     def forward(x: smelt.Tensor) -> smelt.Tensor:
         with smelt.no_grad():
             return model(x)
 
-    return Ready({"compiled": timed(lambda i: forward(x).numpy())}, forward(x).numpy())
+    return lambda x: forward(x).numpy()
