@@ -3,6 +3,7 @@
 from smelt import export, onnx
 from smelt._version import __version__
 from smelt.autograd import no_grad
+from smelt.custom import custom_op
 from smelt.errors import ExportError, FileError, RecipeError, ShapeError, TraceError
 from smelt.files import load, save
 from smelt.functions import arange, concat, full, maximum, minimum, ones, stack, where, zeros
@@ -29,6 +30,7 @@ __all__ = [
     "autocast",
     "compile",
     "concat",
+    "custom_op",
     "explain",
     "export",
     "full",

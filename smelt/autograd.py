@@ -96,10 +96,8 @@ def walk_back(root: Tensor, seed: Tensor) -> None:
         if mode.observe is not None:
             mode.differentiating = record
         with in_layer(getattr(t._value, "layer", "")):  # a node's
-            for i, source in enumerate(record.inputs):
-                if not source.requires_grad:
-                    continue
-                part = record.op.gradient(i, g, t, record.inputs, record.attrs)
+            parts = record.op.vjp(g, t, record.inputs, record.attrs)
+            for source, part in zip(record.inputs, parts, strict=True):
                 if part is not None:
                     have = grads.get(id(source))
                     grads[id(source)] = part if have is None else have + part

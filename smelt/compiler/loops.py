@@ -124,6 +124,18 @@ class Instr:
     imm: tuple = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """What a user's function reads or writes: the place of its first element and its axes, dense in C order."""
+
+    buffer: Buffer
+    index: Index
+    dims: tuple[Index, ...]
+
+    def __str__(self) -> str:
+        return f"{self.buffer.name}[{self.index}] ({', '.join(map(str, self.dims))})"
+
+
 @dataclass(eq=False, slots=True)
 class Let:
     """Define an integer variable: ``min`` (a, b), or ``muldiv`` a * b // c."""
@@ -164,12 +176,14 @@ Stmt = Instr | Let | Loop | If
 class Range:
     """How many units a kernel's parallel axis has: ``const``, or ``per`` for every row of the batch.
 
-    ``rows`` says that unit ``i`` is row ``i`` of the batch, so that two such kernels cut the batch alike.
+    ``rows`` says that unit ``i`` is row ``i`` of the batch, so that two such kernels cut the batch alike. With
+    ``caller`` all units belong to thread 0, which is the thread that called.
     """
 
     const: int = 0
     per: int = 0
     grain: int = 1
+    caller: bool = False
 
     @property
     def rows(self) -> bool:
@@ -182,7 +196,8 @@ class Range:
 
     def __str__(self) -> str:
         n = str(self.const) if not self.per else ("n" if self.per == 1 else f"n*{self.per}")
-        return n if self.grain == 1 else f"{n}/{self.grain}"
+        n = n if self.grain == 1 else f"{n}/{self.grain}"
+        return f"{n} by the caller" if self.caller else n
 
 
 @dataclass(eq=False, repr=False)
@@ -199,6 +214,7 @@ class Kernel:
     lines: tuple[str, ...] = ()  # of the user's code
     layers: tuple[str, ...] = ()
     macs: int = 0
+    status: int = -1  # slot of the pointer table that is not 0 after a user's function failed
 
     def __str__(self) -> str:
         head = f"kernel {self.name}(lo..hi of {self.range})"
@@ -284,6 +300,13 @@ class Builder:
         self.writes.add(buffer)
         self._stack[-1].append(Instr("store", None, (value,), (buffer, as_index(index), step)))
 
+    def call(self, name: str, slot: int, python: bool, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        """Call the user's function in a slot of the pointer table; ``python`` says that it is the interpreter's."""
+        self.reads.update(o.buffer for o in inputs)
+        self.writes.update(o.buffer for o in outputs)
+        imm = (name, slot, python, tuple(inputs), tuple(outputs))
+        self._stack[-1].append(Instr("call", None, (), imm))
+
     # --- structure ---------------------------------------------------------------------------------------------
 
     def fresh(self, name: str) -> str:
@@ -367,6 +390,9 @@ def _format(body: list[Stmt], pad: str) -> Iterator[str]:
         elif s.op == "store":
             buffer, index, step = s.imm
             yield f"{pad}{buffer.name}[{index}{_step(s.args[0].lanes, step)}] = {s.args[0]}"
+        elif s.op == "call":
+            name, _, _, inputs, outputs = s.imm
+            yield f"{pad}call {name}: {', '.join(map(str, inputs))} -> {', '.join(map(str, outputs))}"
         else:
             assert s.out is not None
             yield f"{pad}{s.out} = {_expression(s)} : {s.out.type}"

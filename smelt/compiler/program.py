@@ -18,6 +18,7 @@ from smelt.compiler.emit.llvm import Module
 from smelt.compiler.emit.step import StepEmitter
 from smelt.compiler.isa import Isa, host
 from smelt.compiler.loops import Buffer, Kernel
+from smelt.compiler.lower.call import lower_call
 from smelt.compiler.lower.contract import lower_contract
 from smelt.compiler.lower.map import lower_fill, lower_map
 from smelt.compiler.lower.reduce import lower_reduce
@@ -27,8 +28,9 @@ from smelt.compiler.passes.schedule import Task, schedule
 from smelt.compiler.passes.simplify import simplify
 from smelt.compiler.passes.storage import Plan, plan_storage
 from smelt.graph.graph import Graph, Node, format_graph
+from smelt.ops.custom import Custom
 
-_LOWER = {"map": lower_map, "reduce": lower_reduce, "contract": lower_contract}
+_LOWER = {"map": lower_map, "reduce": lower_reduce, "contract": lower_contract, "call": lower_call}
 
 
 @dataclass(repr=False)
@@ -76,11 +78,26 @@ def _origins(nodes: list[Node]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(lines), tuple(layers)
 
 
+def calls(graph: Graph) -> list[Node]:
+    """Return one node of each call of a user's function, in the order of their slots in the pointer table.
+
+    The slots follow those of the constants. Each call has two: the function's address, and a status that is not 0
+    after it failed.
+    """
+    found: dict[object, Node] = {}
+    for node in graph.nodes():
+        if isinstance(node.op, Custom):
+            found.setdefault(node.attrs["call"], node)
+    return list(found.values())
+
+
 def lower(graph: Graph, state_strides: dict[Node, tuple[int, ...] | None], isa: Isa) -> Lowered:
     """Return the kernels of a graph for a processor."""
     simple = simplify(graph)
     fusion = fuse(simple)
     plan = plan_storage(fusion, state_strides)
+    first = len(graph.inputs) + len(graph.outputs) + len(graph.states) + len(plan.arrays)
+    plan.calls = {node.attrs["call"]: first + 2 * i for i, node in enumerate(calls(graph))}
     tasks: dict[Group, list[Task]] = {}
     loads: dict[Task, set[Node]] = {}
     for group in plan.groups():
@@ -148,6 +165,11 @@ def _connect(plan: Plan, tasks: dict[Group, list[Task]], loads: dict[Task, set[N
                 for task in mine[-1:]:
                     if reader not in mine:
                         task.follows(reader, buffer)
+            for task in mine:  # a function that fails leaves all state as it was
+                buffer = plan.storage[state].buffer
+                if buffer in task.kernel.writes:
+                    for call in fusion.calls():
+                        task.follows(tasks[call][0], buffer)
 
 
 @dataclass
@@ -202,6 +224,8 @@ def _graph_key(graph: Graph, strides: dict[Node, tuple[int, ...] | None], isa: I
         if node.kind == "constant" and node.value is not None and node.value.ndim:
             digest.update(np.ascontiguousarray(node.value).tobytes())
     layout = str([strides[s] for s in graph.states])
+    numbers = {node.attrs["call"]: i for i, node in enumerate(calls(graph))}
+    layout += str([numbers[n.attrs["call"]] for n in graph.nodes() if isinstance(n.op, Custom)])
     return jit.key_of("\n".join(("program", format_graph(graph), layout, digest.hexdigest())), isa)
 
 

@@ -7,7 +7,7 @@ appends a node to the graph being traced. Everything else in Smelt looks primiti
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,12 @@ class Primitive:
     ) -> Tensor | None:
         """Return the gradient with respect to input ``index``, written with primitives; None where it has none."""
         return None
+
+    def vjp(
+        self, grad: Tensor, out: Tensor, inputs: tuple[Tensor, ...], attrs: dict[str, Any]
+    ) -> Sequence[Tensor | None]:
+        """Return the gradient with respect to every input; None where it has none, or nothing asks for it."""
+        return [self.gradient(i, grad, out, inputs, attrs) if x.requires_grad else None for i, x in enumerate(inputs)]
 
     def macs(self, specs: tuple[Spec, ...], out: Spec, attrs: dict[str, Any]) -> int:
         """Return the multiply-accumulates of one evaluation (0 for everything but contractions)."""

@@ -20,6 +20,7 @@ from smelt.compiler.program import Program
 from smelt.graph.graph import Graph
 from smelt.runtime import native, workers
 from smelt.runtime.arena import aligned_bytes
+from smelt.runtime.calls import Calls, refuse_inside_call
 from smelt.runtime.native import BLOCKED, SHORT
 
 _HEAD = native.CONTEXT // 8  # words of a record before its context; the first word of that is the rows
@@ -73,6 +74,9 @@ class Executable:
         self._arrays = len(graph.inputs) + len(graph.outputs)
         self._written = [s in graph.updates for s in graph.states]
         self._constants = [np.ascontiguousarray(c) for c in program.constants]
+        self._calls = Calls(graph)
+        self._check = self._calls.check if len(self._calls.words) else None
+        self._first_call = _TABLE + self._arrays + len(states) + len(self._constants)
         self._mode = native.WRITER if self.writes else native.PRIVATE if private else native.READER
         self._team = workers.team()
         self._run = self._team.run
@@ -111,13 +115,14 @@ class Executable:
             if self._process != os.getpid():  # a forked child: frames in use were of threads it does not have
                 self._forget_frames()
             if len(self._made) < self._most:
-                frame = _Frame(self._arrays + len(self.states) + len(self._constants), self.program.arena_bytes)
+                frame = _Frame(self._first_call - _TABLE + len(self._calls.words), self.program.arena_bytes)
                 words = frame.words
                 words[0], words[1], words[2] = self.library.address["step"], self._arrays, self._mode
                 words[_HEAD + CTX_TEAM // 8] = self._team.address
                 at = _TABLE + self._arrays + len(self.states)
                 for i, constant in enumerate(self._constants):
                     words[at + i] = constant.ctypes.data
+                frame.table[self._first_call :] = self._calls.words
                 self._made.add(frame)
                 return frame
             try:
@@ -163,9 +168,17 @@ class Executable:
         -------
         list of numpy.ndarray
             The outputs, newly made, cut to ``rows``.
+
+        Raises
+        ------
+        Exception
+            What a custom operation's function raised; no state has changed then.
+        TraceError
+            When a custom operation's function calls it from within a compiled one, and either writes state.
         """
         if not self.writes:
             return self._call(arrays, rows)
+        refuse_inside_call()
         with self._team.writing:
             return self._call([self._clear_of_state(a) for a in arrays], rows)
 
@@ -191,11 +204,14 @@ class Executable:
                 outputs.append(array)
             code = self._run(frame.address)
             while code == BLOCKED:
+                refuse_inside_call()
                 with self._team.writing:
                     pass
                 code = self._run(frame.address)
             if code == SHORT:
                 self._team.grow()
+            if self._check is not None:
+                self._check(frame.table[self._first_call :])
         finally:
             self._free.put(frame)
         if rows != self.capacity:

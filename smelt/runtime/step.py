@@ -27,6 +27,7 @@ from smelt.ops.primitive import Rows, Spec, short_dtype
 from smelt.precision import autocast, checked, current
 from smelt.runtime import arena, workers
 from smelt.runtime.arguments import LEAF, give, take
+from smelt.runtime.calls import refuse_inside_call
 from smelt.runtime.executable import Executable
 from smelt.runtime.shortcut import NOT_ALIKE, shortcut
 from smelt.tensor import Tensor, wrap
@@ -114,6 +115,7 @@ class _Variant:
 
     def _bound(self, built: program.Program) -> list[np.ndarray]:
         """Move the state where the program expects it; return its arrays."""
+        refuse_inside_call()
         with workers.team().writing:
             arrays = arena.bind(self.tensors, built.state_strides)
             self.moves = arena.moves.count

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from smelt.compiler.emit import halves
+from smelt.compiler.emit.call import emit_call
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import Buffer, If, Index, Instr, Kernel, Let, Loop, Stmt, Value
 from smelt.ops.primitive import HALVES
@@ -101,6 +102,10 @@ class _Function:
     def _line(self, text: str) -> None:
         self.scopes[-1].lines.append("  " + text)
 
+    def lines(self, lines: Sequence[str]) -> None:
+        """Add lines as they are."""
+        self.scopes[-1].lines += lines
+
     def _scope_of(self, name: str) -> int:
         for depth in range(len(self.scopes) - 1, -1, -1):
             if name in self.scopes[depth].vars:
@@ -145,6 +150,15 @@ class _Function:
             depth = max(d for d, _, _ in self._sorted_terms(index))
             total = self._once(depth, ("add", total, index.const), f"add nsw i64 {total}, {index.const}")
         return total
+
+    def slot(self, slot: int) -> str:
+        """Return the address of a slot of the pointer table."""
+        offset = CTX_TABLE + 8 * slot
+        return self._once(0, ("slot", offset), f"getelementptr i8, ptr %ctx, i64 {offset}")
+
+    def pointer_in(self, slot: int) -> str:
+        """Return the pointer that a slot of the table holds."""
+        return self._once(0, ("pointer", slot), f"load ptr, ptr {self.slot(slot)}, align 8")
 
     def address(self, buffer: Buffer, index: Index) -> str:
         """Return a pointer; everything that does not vary in the inner loops is added outside of them."""
@@ -272,6 +286,9 @@ class _Function:
     def _instr(self, s: Instr) -> None:
         if s.op == "store":
             self._store(s)
+            return
+        if s.op == "call":
+            emit_call(self, *s.imm[1:])
             return
         out = s.out
         assert out is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from smelt.compiler.emit.denormals import denormals
 from smelt.compiler.emit.llvm import CTX_ARENA, CTX_STAMPS, CTX_TABLE, CTX_TEAM, Module
 from smelt.compiler.loops import Buffer, Kernel, Range
 
@@ -28,17 +29,21 @@ class StepEmitter:
         lines += ["  %team = load ptr, ptr %teamslot, align 8"]
         lines += [f"  %arenaslot = getelementptr i8, ptr %ctx, i64 {CTX_ARENA}"]
         lines += ["  %arena = load ptr, ptr %arenaslot, align 8"]
-        before, after = self._flush_denormals()
+        before, after = denormals(self.isa.triple, self.declare, flush=True)
         lines += before
         shares: dict[Range, int] = {}
         calls = 0
         count = 1 + sum(len(p) for p in phases) + max(len(phases) - 1, 0)
         stamp = self._stamper(count) if stamps else list
         lines += stamp()
+        failed = False
         for i, phase in enumerate(phases):
             if i:
                 lines.append("  call void @barrier(ptr %team, i64 %threads)")
                 lines += stamp()
+                status = [k.status for k in phases[i - 1] if k.status >= 0]
+                lines += _leave_if_failed(status, i)
+                failed = failed or bool(status)
             for kernel in phase:
                 if kernel.range not in shares:
                     shares[kernel.range] = len(shares)
@@ -58,6 +63,8 @@ class StepEmitter:
                     f"done{calls}:",
                     *stamp(),
                 ]
+        if failed:
+            lines += ["  br label %end", "end:"]
         lines += [*after, "  ret void", "}"]
         self.declare("i32 @sched_yield()")
         return ["\n".join(lines), BARRIER.replace("PAUSE", self._pause())]
@@ -96,29 +103,20 @@ class StepEmitter:
             return "call void @llvm.aarch64.hint(i32 1)"
         return ""
 
-    def _flush_denormals(self) -> tuple[list[str], list[str]]:
-        """Return the lines that make denormals zero in this thread, and those that put the old mode back."""
-        if self.isa.triple.startswith("x86_64"):
-            self.declare("void @llvm.x86.sse.stmxcsr(ptr)")
-            self.declare("void @llvm.x86.sse.ldmxcsr(ptr)")
-            return [
-                "  %oldmode = alloca i32, align 4",
-                "  %newmode = alloca i32, align 4",
-                "  call void @llvm.x86.sse.stmxcsr(ptr %oldmode)",
-                "  %mode = load i32, ptr %oldmode, align 4",
-                "  %flushed = or i32 %mode, 32832",  # FTZ 0x8000 | DAZ 0x0040
-                "  store i32 %flushed, ptr %newmode, align 4",
-                "  call void @llvm.x86.sse.ldmxcsr(ptr %newmode)",
-            ], ["  call void @llvm.x86.sse.ldmxcsr(ptr %oldmode)"]
-        if self.isa.triple.startswith(("aarch64", "arm64")):
-            self.declare("i64 @llvm.aarch64.get.fpcr()")
-            self.declare("void @llvm.aarch64.set.fpcr(i64)")
-            return [
-                "  %oldmode = call i64 @llvm.aarch64.get.fpcr()",
-                "  %newmode = or i64 %oldmode, 16777216",  # FZ, bit 24
-                "  call void @llvm.aarch64.set.fpcr(i64 %newmode)",
-            ], ["  call void @llvm.aarch64.set.fpcr(i64 %oldmode)"]
-        return [], []
+
+def _leave_if_failed(slots: Sequence[int], phase: int) -> list[str]:
+    """Return the lines that end the step, in every thread alike, when a user's function of the phase before failed."""
+    lines = []
+    for i, slot in enumerate(slots):
+        name = f"{phase}.{i}"
+        lines += [
+            f"  %statusslot{name} = getelementptr i8, ptr %ctx, i64 {CTX_TABLE + 8 * slot}",
+            f"  %status{name} = load i64, ptr %statusslot{name}, align 8",
+            f"  %failed{name} = icmp ne i64 %status{name}, 0",
+            f"  br i1 %failed{name}, label %end, label %went{name}",
+            f"went{name}:",
+        ]
+    return lines
 
 
 def _pointer(name: str, buffer: Buffer) -> list[str]:
@@ -133,6 +131,12 @@ def _pointer(name: str, buffer: Buffer) -> list[str]:
 
 def _share(range: Range, s: int) -> list[str]:
     """Return the lines that compute this thread's [lo, hi) of a range."""
+    if range.caller:
+        return [
+            f"  %lo{s} = add i64 0, 0",
+            f"  %first{s} = icmp eq i64 %thread, 0",
+            f"  %hi{s} = select i1 %first{s}, i64 {range.const}, i64 0",
+        ]
     total = f"mul i64 %rows, {range.per}" if range.per else f"add i64 0, {range.const}"
     lines = [f"  %size{s} = {total}"]
     units = f"%size{s}"

@@ -2,7 +2,8 @@
 
 In: a simplified graph. Out: groups. A contraction or a reduction starts a group; a pointwise node joins the group
 that computes one of its operands at the same shape, unless that would make two groups wait for each other. Pointwise
-nodes that only reductions read are computed inside of them and never stored.
+nodes that only reductions read are computed inside of them and never stored. A call of a user's function is a group of
+its own, which holds all of its results.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 
 from smelt.graph.graph import Graph, Node
 from smelt.ops.contraction import CONTRACTIONS
+from smelt.ops.custom import Custom
 from smelt.ops.elementwise import Elementwise
 from smelt.ops.primitive import FLOAT32, Primitive, Rows, Shape, Spec, is_half
 
@@ -37,12 +39,14 @@ COPY = Copy()
 
 
 def kind_of(node: Node) -> str:
-    """Return leaf, number, view, point, window, reduce, contract, region or free (computed wherever it is used)."""
+    """Return leaf, number, view, point, window, reduce, contract, region, call or free (computed where it is used)."""
     name = node.opname
     if node.op is None:
         return "number" if node.kind == "constant" and node.value is not None and node.value.ndim == 0 else "leaf"
     if isinstance(node.op, Elementwise) or name in POINTS:
         return "point"
+    if isinstance(node.op, Custom):
+        return "call"
     for kind, names in (
         ("view", VIEWS),
         ("contract", CONTRACTIONS),
@@ -118,6 +122,10 @@ class Fusion:
         """Return whether ``group`` needs a result of ``on``, directly or not."""
         return bool(self.ancestors[group] >> on & 1)
 
+    def calls(self) -> list[Group]:
+        """Return the groups that call a user's function, which can fail."""
+        return [g for g in self.groups if g.kind == "call"]
+
 
 def fuse(graph: Graph) -> Fusion:
     """Return the fusion of a simplified graph."""
@@ -141,6 +149,8 @@ def fuse(graph: Graph) -> Fusion:
             _start(f, node, "contract")
         elif kind == "reduce":
             _join_reduction(f, node)
+        elif kind == "call":
+            _join_call(f, node)
         elif kind == "window" or (kind == "point" and not _may_wait(f, node)):
             _join_point(f, node)
     for node in nodes:
@@ -256,6 +266,15 @@ def _join_reduction(f: Fusion, node: Node) -> None:
     group.full, group.axes = full, axes
 
 
+def _join_call(f: Fusion, node: Node) -> None:
+    """Add a result to its call, or start one."""
+    for group in f.calls():
+        if group.roots[0].attrs["call"] is node.attrs["call"]:
+            _join(f, group, node, set(), root=True)
+            return
+    _start(f, node, "call")
+
+
 def _join_point(f: Fusion, node: Node) -> None:
     waiting = [i for i in node.inputs if f.kinds[i] == "point" and i not in f.inline and i not in f.group_of]
     for i in waiting:
@@ -286,7 +305,9 @@ def _place_point(f: Fusion, node: Node) -> None:
     if f.kinds[node] == "point":
         for i in map(f.narrow, node.inputs):
             group = f.group_of.get(i)
-            if group is not None and i.shape == node.shape and (group.shape, group.rows) == key:
+            if group is None or group.kind == "call":
+                continue
+            if i.shape == node.shape and (group.shape, group.rows) == key:
                 candidates.append(group)
         candidates.sort(key=lambda g: -g.number)
     mine = {i for i in node.inputs if i.shape == node.shape or f.kinds[node] == "window"}

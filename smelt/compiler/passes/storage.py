@@ -6,6 +6,9 @@ stores where, and the copies that bring an operand into the order a kernel needs
 Images are kept channels-last, convolution kernels with their output channels last, and a matrix that multiplies from
 the right with its columns last: the axis that fills vectors is always the innermost. Everything linked by pointwise
 operations shares one order, so that optimizer state follows its weight.
+
+What a user's function reads or writes lies in C order, and no state is overwritten before the last of these functions
+has run: one that fails leaves all state as it was.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 from smelt.compiler.loops import Buffer
 from smelt.compiler.passes.fuse import COPY, Fusion, Group, needs_storage
 from smelt.graph.graph import Node
+from smelt.ops.custom import Call
 from smelt.ops.primitive import Shape, short_dtype
 
 Order = tuple[int, ...]
@@ -112,6 +116,7 @@ class Plan:
     orders: dict[Node, Order] = field(default_factory=dict)
     lane_rows: set[Node] = field(default_factory=set)  # products whose lanes run along the rows, not the columns
     arrays: list[np.ndarray] = field(default_factory=list)  # of the constants, by slot order
+    calls: dict[Call, int] = field(default_factory=dict)  # slots of users' functions
 
     def groups(self) -> list[Group]:
         """Return all groups, the compiler's copies included."""
@@ -264,11 +269,13 @@ class _Assign:
                     order = self.orders.of(node)
                     if not self._unit(self.p.operand(reader, j), order[-1]):
                         self._reorder(reader, j, order)
+            elif kind == "call":
+                self._call(node)
             if kind == "view" and node not in self.f.inline:
                 self._view(node)
             elif kind == "region":
                 self._region(node)
-            elif node in self.f.group_of:
+            elif node in self.f.group_of and kind != "call":
                 self._computed(node)
         for node in {**self._outputs, **self._updates}:
             self._deliver(node)
@@ -358,7 +365,7 @@ class _Assign:
                     return False
             elif other is not None and self.f.depends(other.number, group.number):
                 return False
-        return True
+        return not any(self.f.depends(call.number, group.number) for call in self.f.calls())
 
     def _looks_at(self, node: Node, state: Node) -> bool:
         while self.f.kinds[node] == "view":
@@ -403,13 +410,13 @@ class _Assign:
     def _region(self, node: Node) -> None:
         self._region_storage(node)
         for i, x in enumerate(node.inputs):
-            if x not in self.f.group_of:
+            if x not in self.f.group_of or self.f.kinds[x] == "call":
                 copy = self._copy(x, self._part(node, i))
                 self.p.defs[node].append(copy)
 
     def _deliver(self, node: Node) -> None:
-        """Copy outputs and updates that no group computes: leaves, views and regions."""
-        if node in self.f.group_of:
+        """Copy outputs and updates that no group puts there: leaves, views, regions and results of calls."""
+        if node in self.f.group_of and self.f.kinds[node] != "call":
             return
         for storage in self._outputs.get(node, ()):
             self._copy(node, storage)
@@ -417,6 +424,19 @@ class _Assign:
             staged = self._copy(node, self._arena(node, self.orders.of(node)))
             copy = self._copy(staged, self.p.storage[state])
             self.p.overwrites.setdefault(self.f.group_of[copy], []).append(state)
+
+    # --- calls of users' functions -----------------------------------------------------------------------------
+
+    def _call(self, node: Node) -> None:
+        """Give a result C order, and the call's operands too."""
+        group = self.f.group_of[node]
+        self._put(group, node, self._arena(node, tuple(range(len(node.shape)))))
+        if node is group.roots[0]:
+            for i, x in enumerate(node.inputs):
+                lies = self.p.storage[self._stored(x, node, i)].strides
+                order = tuple(range(len(x.shape)))
+                if any(d > 1 and s != t for d, s, t in zip(x.shape, lies, dense(x.shape, order), strict=True)):
+                    self._reorder(node, i, order)
 
     # --- contractions ------------------------------------------------------------------------------------------
 
