@@ -157,7 +157,8 @@ class Function:
             low, high = (rows * s // SLICES, rows * (s + 1) // SLICES) if cut else (0, 1)
             if low < high:
                 parts = [a[low:high] if k in cut else a for k, a in enumerate(operands)]
-                code = call(*(ctypes.addressof(a) for a in _arguments(parts, len(arrays))))
+                arguments = _arguments(parts, len(arrays))
+                code = call(*(ctypes.addressof(a) for a in arguments))
                 if code != DONE:
                     raise RuntimeError(at_user_line(failure(self.name, code)))
         return results

@@ -24,6 +24,8 @@ Mask = np.ndarray
 
 def share(range_: Range, rows: int, thread: int, threads: int) -> tuple[int, int]:
     """Return the units [lo, hi) of a kernel's range that a thread does."""
+    if range_.caller:
+        return 0, range_.const if thread == 0 else 0
     size = rows * range_.per if range_.per else range_.const
     units = -(-size // range_.grain)
     return units * thread // threads, units * (thread + 1) // threads
@@ -69,6 +71,12 @@ class _Walk:
                     self._walk(s.body)
             elif s.op in ("load", "store"):
                 self._access(s)
+            elif s.op == "call":
+                for write, operands in enumerate(s.imm[-2:]):
+                    for o in operands:
+                        size = int(np.prod([self._number(d) for d in o.dims]))
+                        start = self._number(o.index)
+                        self.found[(o.buffer, bool(write), (), 1, 1)].update(range(start, start + size))
 
     def _access(self, s: Instr) -> None:
         buffer, index, step = s.imm
