@@ -27,7 +27,9 @@ CYTHON = """
 from libc.math cimport expf
 from libc.stdint cimport int32_t, int64_t
 
-cdef api int32_t swish(const void **inputs, void **outputs, const int64_t *sizes, const int64_t **shapes) noexcept nogil:
+cdef api int32_t swish(
+    const void **inputs, void **outputs, const int64_t *sizes, const int64_t **shapes
+) noexcept nogil:
     cdef const float *x = <const float *>inputs[0]
     cdef float *y = <float *>outputs[0]
     cdef int64_t i

@@ -1,4 +1,4 @@
-"""Steps with custom operations, checked element by element: no races, no reads of what is not written; and their text."""
+"""Steps with custom operations, checked element by element: no races, nothing read before it is written; their text."""
 
 from __future__ import annotations
 
