@@ -20,7 +20,16 @@ import numpy as np
 from smelt.errors import at_user_line
 from smelt.runtime import native
 from smelt.runtime.arena import aligned_bytes
-from smelt.runtime.native import MAX_THREADS, OFFSETS, TEAM_BYTES
+from smelt.runtime.native import (
+    CROWDED_LOOKS,
+    CROWDED_SPINS,
+    LOOKS,
+    MAX_THREADS,
+    OFFSETS,
+    PATIENCE,
+    SPINS,
+    TEAM_BYTES,
+)
 
 
 class Team:
@@ -46,6 +55,7 @@ class Team:
         self.memory = aligned_bytes(TEAM_BYTES)
         self.address = self.memory.ctypes.data
         self._size = self.memory[OFFSETS["SIZE"] :].view(np.int64)  # workers that joined, threads wanted
+        self._patience = self.memory[PATIENCE:].view(np.int64)
         self._pipes: list[tuple[int, int]] = []
         self._threads: list[threading.Thread] = []
         self._ended = False
@@ -58,8 +68,13 @@ class Team:
 
     def want(self, threads: int) -> None:
         """Set how many threads steps use, and start those that are missing."""
-        self._size[1] = threads
+        self._set_size(threads)
         self.grow()
+
+    def _set_size(self, threads: int) -> None:
+        crowded = threads > default_threads()
+        self._patience[:2] = (CROWDED_LOOKS, CROWDED_SPINS) if crowded else (LOOKS, SPINS)
+        self._size[1] = threads
 
     def grow(self) -> None:
         """Start the workers that are missing, and give them a moment to join."""
@@ -78,7 +93,7 @@ class Team:
                 except RuntimeError:  # the system gives no more threads: make do with what there is
                     os.close(pipe[0])
                     os.close(pipe[1])
-                    self._size[1] = len(self._threads) + 1
+                    self._set_size(len(self._threads) + 1)
                     return
                 self._threads.append(thread)
                 self._pipes.append(pipe)
@@ -91,7 +106,7 @@ class Team:
         before = int(self._size[1])
         if before < threads:
             self.want(threads)
-            self._size[1] = before
+            self._set_size(before)
         self._run_on(self.address, step, context, threads)
 
     def stop(self) -> None:
@@ -108,7 +123,7 @@ class Team:
         self.memory[:] = 0
         self._close()
         self._locks()
-        self._size[1] = get_threads()
+        self._set_size(get_threads())
 
     def _close(self) -> None:
         for pipe in self._pipes:

@@ -155,14 +155,17 @@ def _share(range: Range, s: int) -> list[str]:
     ]
 
 
-# Arrivals at +0, generation at +64 (a cache line of its own). A waiting thread spins 4096 times, then yields the
-# processor between looks, so that more threads than processors cannot stall each other.
+BARRIER_PATIENCE = 72
+# Arrivals at +0; generation at +64 (a cache line of its own), and beside it how often a waiting thread looks before it
+# yields the processor between looks, so that more threads than processors cannot stall each other.
 BARRIER = """define internal void @barrier(ptr %team, i64 %threads) {
 entry:
   %single = icmp eq i64 %threads, 1
   br i1 %single, label %done, label %arrive
 arrive:
   %turn = getelementptr i8, ptr %team, i64 64
+  %patiencep = getelementptr i8, ptr %team, i64 PATIENCE
+  %patience = load i64, ptr %patiencep, align 8
   %before = load atomic i64, ptr %turn acquire, align 8
   %arrived = atomicrmw add ptr %team, i64 1 acq_rel
   %others = sub i64 %threads, 1
@@ -175,19 +178,21 @@ open:
   br label %done
 spin:
   %round = phi i64 [0, %arrive], [%round.next, %again]
-  PAUSE
   %now = load atomic i64, ptr %turn acquire, align 8
   %same = icmp eq i64 %now, %before
   br i1 %same, label %wait, label %done
 wait:
   %round.next = add i64 %round, 1
-  %long = icmp ugt i64 %round, 4096
-  br i1 %long, label %yield, label %again
+  %long = icmp uge i64 %round, %patience
+  br i1 %long, label %yield, label %breathe
 yield:
   %ignored = call i32 @sched_yield()
+  br label %again
+breathe:
+  PAUSE
   br label %again
 again:
   br label %spin
 done:
   ret void
-}"""
+}""".replace("PATIENCE", str(BARRIER_PATIENCE))
