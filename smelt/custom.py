@@ -182,7 +182,7 @@ def custom_op(
             raise ValueError(
                 at_user_line("custom_op: a native function cannot check its operands: expected inputs=...")
             )
-        title = re.sub(r"\W", "_", name or getattr(function, "__name__", "") or "custom")
+        title = re.sub(r"\W", "_", name or getattr(function, "__name__", "").replace("<lambda>", "") or "custom")
         made = Function(
             name=title,
             evaluate=None if address else function,

@@ -59,6 +59,11 @@ int32_t bent(ARGUMENTS) {
   return 1;
 }
 
+int32_t same(ARGUMENTS) {
+  for (int64_t i = 0; i < sizes[0]; i++) OUT(0)[i] = IN(0)[i];
+  return sizes[0] == sizes[1];
+}
+
 int32_t rows_of_call(ARGUMENTS) {
   for (int64_t i = 0; i < sizes[1]; i++) OUT(0)[i] = (float)shapes[0][0];
   return 1;
@@ -98,6 +103,10 @@ row_scale = smelt.custom_op(
     LIBRARY.row_scale, inputs=[("float32", 2), ("float32", 1)], per_sample=[0], gradient=row_scale_grad
 )
 bent = smelt.custom_op(LIBRARY.bent, inputs=["float32"], gradient=bent_rule)
+native_same = smelt.custom_op(
+    LIBRARY.same, inputs=["float32"], per_sample=True, gradient=lambda g, y, x: native_same(g)
+)
+whole_same = smelt.custom_op(LIBRARY.same, inputs=["float32"], gradient=lambda g, y, x: native_same(g) if g.ndim else g)
 rows_of_call = smelt.custom_op(LIBRARY.rows_of_call, inputs=["float32"], per_sample=True)
 refuse_negative = smelt.custom_op(
     LIBRARY.refuse_negative, inputs=["float32"], per_sample=True, gradient=lambda g, y, x: g
