@@ -3,8 +3,9 @@
 In: a lowering that calls :class:`Builder` methods. Out: structured loops over vector values with affine addresses,
 which print as text and which the emitters turn into LLVM or C without knowing any kernel.
 
-A value has a dtype and a number of lanes. An address is a buffer and an :class:`Index`: a sum of loop variables times
-constants, counted in elements. Loops may carry values (accumulators) from one round to the next.
+A value has a dtype and a number of lanes; a ``pair`` is two 16-bit elements that lie side by side. An address is a
+buffer and an :class:`Index`: a sum of loop variables times constants, counted in elements. Loops may carry values
+(accumulators) from one round to the next.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ class Index:
         if factor == 0:
             return Index()
         return Index(self.const * factor, tuple((v, c * factor) for v, c in self.terms))
+
+    def half(self) -> Index:
+        """Return the index divided by two, which it must be a multiple of."""
+        assert self.const % 2 == 0 and all(c % 2 == 0 for _, c in self.terms)
+        return Index(self.const // 2, tuple((v, c // 2) for v, c in self.terms))
 
     def coef(self, var: str) -> int:
         """Return the factor of ``var``."""
@@ -94,7 +100,7 @@ class Buffer:
         return self.size * ITEMSIZE[self.dtype]
 
 
-ITEMSIZE = {"f32": 4, "bf16": 2, "f16": 2, "f64": 8, "i32": 4, "i64": 8, "u32": 4, "u8": 1, "bool": 1}
+ITEMSIZE = {"f32": 4, "bf16": 2, "f16": 2, "pair": 4, "f64": 8, "i32": 4, "i64": 8, "u32": 4, "u8": 1, "bool": 1}
 
 
 @dataclass(eq=False, slots=True)
@@ -294,6 +300,23 @@ class Builder:
         out = self.value(buffer.dtype, lanes)
         self._stack[-1].append(Instr("load", out, (), (buffer, as_index(index), step)))
         return out
+
+    def load_pairs(self, buffer: Buffer, index: AnyIndex, lanes: int = 1) -> Value:
+        """Load ``lanes`` pairs of neighbouring 16-bit elements."""
+        self.reads.add(buffer)
+        out = self.value("pair", lanes)
+        self._stack[-1].append(Instr("load", out, (), (buffer, as_index(index), 1)))
+        return out
+
+    def store_pairs(self, buffer: Buffer, index: AnyIndex, even: Value, odd: Value) -> None:
+        """Store the lanes of two values in turn, next to each other."""
+        n = even.lanes
+        if n > 1:
+            mask = tuple(lane + n * which for lane in range(n) for which in (0, 1))
+            self.store(buffer, index, self.op("shuffle", even, odd, lanes=2 * n, imm=mask))
+            return
+        for i, value in enumerate((even, odd)):
+            self.store(buffer, as_index(index) + i, value)
 
     def store(self, buffer: Buffer, index: AnyIndex, value: Value, step: int = 1) -> None:
         """Store the lanes ``step`` elements apart."""

@@ -93,9 +93,9 @@ def calls(graph: Graph) -> list[Node]:
 
 def lower(graph: Graph, state_strides: dict[Node, tuple[int, ...] | None], isa: Isa) -> Lowered:
     """Return the kernels of a graph for a processor."""
-    simple = simplify(graph)
+    simple = simplify(graph, pairs=isa.bf16)
     fusion = fuse(simple)
-    plan = plan_storage(fusion, state_strides)
+    plan = plan_storage(fusion, state_strides, isa)
     first = len(graph.inputs) + len(graph.outputs) + len(graph.states) + len(plan.arrays)
     plan.calls = {node.attrs["call"]: first + 2 * i for i, node in enumerate(calls(graph))}
     tasks: dict[Group, list[Task]] = {}

@@ -400,7 +400,7 @@ def _kernels(lowered: Lowered, timeline: np.ndarray, ceilings: Ceilings, rows: i
             slow = float(us.max())
             did = works[len(out)]
             threads = min(k.range.units(rows), ceilings.threads)
-            place = ceilings.place(1e-6 * slow, did.flops, moved[len(out)], threads)
+            place = ceilings.place(1e-6 * slow, did.slots, moved[len(out)], threads)
             out.append(
                 KernelTime(
                     k.name,

@@ -60,7 +60,7 @@ class Ceilings:
         seconds : float
             Its time.
         flops : int
-            Operations it executes.
+            Operations it executes, in those of float32: see :attr:`smelt.measure.work.Work.slots`.
         moved : sequence of (int, int)
             Bytes it moves, and how many were moved since these were last touched: the level that holds as many is the
             one they come from.

@@ -14,7 +14,7 @@ from smelt.compiler.loops import ITEMSIZE, Buffer, If, Index, Instr, Kernel, Let
 
 FLOATS = ("f32", "f64", "f16", "bf16")
 _PAGE = 1024  # bytes that count as touched together
-_OPERATIONS = {"fma": 2} | dict.fromkeys(
+_OPERATIONS = {"fma": 2, "dot": 4} | dict.fromkeys(
     ("add", "sub", "mul", "div", "neg", "abs", "sqrt", "floor", "rint", "max", "min", "eq", "ne", "lt", "le", "libm"), 1
 )
 
@@ -23,13 +23,19 @@ _OPERATIONS = {"fma": 2} | dict.fromkeys(
 class Work:
     """What one call of a kernel executes, over all threads.
 
-    ``flops`` counts a fused multiply-add as two operations; ``reads`` and ``writes`` are bytes of each buffer, at most
-    its size.
+    ``flops`` counts a fused multiply-add as two operations; ``paired`` are those of them done by products of pairs of
+    bfloat16. ``reads`` and ``writes`` are bytes of each buffer, at most its size.
     """
 
     flops: int = 0
+    paired: int = 0
     reads: dict[Buffer, int] = field(default_factory=dict)
     writes: dict[Buffer, int] = field(default_factory=dict)
+
+    @property
+    def slots(self) -> int:
+        """Operations of float32 that would take as long: a product of pairs does four in the time of two."""
+        return self.flops - self.paired // 2
 
     @property
     def bytes(self) -> int:
@@ -119,9 +125,10 @@ def _count(s: Instr, times: int, c: Work) -> None:
         buffer: Buffer = s.imm[0]
         value = s.out if s.out is not None else s.args[0]
         side = c.reads if s.op == "load" else c.writes
-        side[buffer] = side.get(buffer, 0) + times * value.lanes * ITEMSIZE[buffer.dtype]
+        side[buffer] = side.get(buffer, 0) + times * value.lanes * ITEMSIZE[value.dtype]
     elif s.op in _OPERATIONS and s.out is not None and s.args[0].dtype in FLOATS:
         c.flops += times * s.out.lanes * _OPERATIONS[s.op]
+        c.paired += times * s.out.lanes * _OPERATIONS[s.op] * (s.op == "dot")
 
 
 def _value(index: Index, env: dict[str, int]) -> int:

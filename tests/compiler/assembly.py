@@ -12,6 +12,7 @@ _LABEL = re.compile(r"^(\.?[\w$]+):")
 _JUMP = re.compile(r"^(?:j\w+|b|b\.\w+|cbn?z|tbn?z)\s+(?:.*,\s*)?(\.L\w+)$")
 _FMA = re.compile(r"^(?:vfn?m(?:add|sub)\w*|fmla|fmls|fmadd|fmsub)\b")
 _VECTOR_FMA = re.compile(r"^(?:vfn?m(?:add|sub)\d+p[sd]|fmla|fmls)\b")
+_DOT = re.compile(r"^(?:vdpbf16ps|bfdot)\b")
 _CALL = re.compile(r"^(?:callq?|bl|blr)\b")
 _STACK_STORE = re.compile(r"^(?:v?mov\w*\s+%\w+, .*\(%rsp|st[rp]\s+.*\[sp)")
 _WIDTH = {"zmm": 64, "ymm": 32, "xmm": 16}
@@ -34,6 +35,11 @@ class Code:
     @property
     def scalar_fmas(self) -> int:
         return self.count(_FMA) - self.fmas
+
+    @property
+    def dots(self) -> int:
+        """Products of pairs of bfloat16."""
+        return self.count(_DOT)
 
     @property
     def calls(self) -> int:
@@ -80,4 +86,4 @@ def innermost_loops(lines: list[str]) -> list[Code]:
 
 def hottest(lines: list[str]) -> Code:
     """Return the innermost loop with most multiply-adds of vectors, the longest if there is none."""
-    return max(innermost_loops(lines), key=lambda c: (c.fmas, len(c.lines)))
+    return max(innermost_loops(lines), key=lambda c: (c.fmas + c.dots, len(c.lines)))

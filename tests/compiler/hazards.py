@@ -84,7 +84,8 @@ class _Walk:
         assert value is not None
         loops = tuple((self.ranges[name], coef) for name, coef in index.terms if name in self.ranges)
         rest = Index(index.const, tuple(t for t in index.terms if t[0] not in self.ranges))
-        key = (buffer, s.op == "store", loops, value.lanes, 1 if value.lanes == 1 else step)
+        lanes = value.lanes * (2 if value.dtype == "pair" else 1)
+        key = (buffer, s.op == "store", loops, lanes, 1 if lanes == 1 else step)
         self.found[key].add(self._number(rest))
 
     def touched(self) -> Touched:
@@ -209,9 +210,14 @@ def _absent(lowered: Lowered, rows: int, capacity: int) -> dict[Buffer, Mask]:
         at = np.array([storage.offset])
         for axis, (d, stride) in enumerate(zip(node.shape, storage.strides, strict=True)):
             first = size // capacity * rows if axis == follows.axis else 0
-            at = _sums(at, np.arange(first, d) * stride)
+            at = _sums(at, _along(np.arange(first, d), stride, axis == storage.pair))
         out.setdefault(buffer, np.zeros(buffer.size, bool))[at] = True
     return out
+
+
+def _along(at: np.ndarray, stride: int, pairs: bool) -> np.ndarray:
+    """Return the offsets of some indices along an axis; neighbours lie side by side where they are in pairs."""
+    return at // 2 * stride + at % 2 if pairs else at * stride
 
 
 def _unwritten(lowered: Lowered, written: dict[Buffer, Mask], rows: int, capacity: int) -> Iterator[str]:

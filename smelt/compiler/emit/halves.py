@@ -1,13 +1,13 @@
-"""Write the conversions between float32 and the 16-bit types, which kernels hold as integers.
+"""Write conversions between float32 and the 16-bit types, which kernels hold as integers, and products of their pairs.
 
-In: the name of a value. Out: LLVM text. Rounding is to the nearest, ties to even. A bfloat16 is the upper half of a
+In: the names of values. Out: LLVM text. Rounding is to the nearest, ties to even. A bfloat16 is the upper half of a
 float32: widening is a shift everywhere; narrowing is one instruction where the processor has it, integer arithmetic
 elsewhere. Float16 is converted by the processor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from smelt.compiler.isa import Isa
 
@@ -54,3 +54,27 @@ def narrow(line: Line, value: str, dtype: str, lanes: int, isa: Isa) -> str:
     nan = line(f"fcmp uno {real} {value}, {value}")
     chosen = line(f"select {_of('i1', lanes)} {nan}, {whole} {quiet}, {whole} {rounded}")
     return f"trunc {whole} {chosen} to {short}"
+
+
+def dot(line: Line, declare: Callable[[str], None], values: Sequence[str], lanes: int, isa: Isa) -> str:
+    """Return the text of a float32 sum plus the two products of each lane's pairs of bfloat16."""
+    total, a, b = values
+    real, both = _of("float", lanes), f"<{2 * lanes} x bfloat>"
+    x86 = isa.triple.startswith("x86_64")
+    if lanes * 4 in (16, 32, 64) and isa.bf16 and lanes * 4 <= isa.vector_bytes:
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{lanes * 32}" if x86 else "llvm.aarch64.neon.bfdot.v4f32.v8bf16"
+        declare(f"{real} @{name}({real}, {both}, {both})")
+        left, right = (line(f"bitcast {_of('i32', lanes)} {v} to {both}") for v in (a, b))
+        return f"call {real} @{name}({real} {total}, {both} {left}, {both} {right})"
+    whole, shift = _of("i32", lanes), _splat("i32", lanes, 16)
+    name = f"llvm.fma.{'f32' if lanes == 1 else f'v{lanes}f32'}"
+    declare(f"{real} @{name}({real}, {real}, {real})")
+
+    def halves(v: str) -> tuple[str, str]:
+        low = line(f"shl {whole} {v}, {shift}")
+        high = line(f"and {whole} {v}, {_splat('i32', lanes, 0xFFFF0000 - (1 << 32))}")
+        return line(f"bitcast {whole} {low} to {real}"), line(f"bitcast {whole} {high} to {real}")
+
+    (a_low, a_high), (b_low, b_high) = halves(a), halves(b)
+    first = line(f"call {real} @{name}({real} {a_low}, {real} {b_low}, {real} {total})")
+    return f"call {real} @{name}({real} {a_high}, {real} {b_high}, {real} {first})"

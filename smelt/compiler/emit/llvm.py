@@ -24,7 +24,7 @@ from smelt.ops.primitive import HALVES
 CTX_ARENA, CTX_TEAM, CTX_STAMPS, CTX_TABLE = 8, 16, 24, 32  # byte offsets in the context; the rows are at 0
 
 MEMORY = {"f32": "float", "f64": "double", "i32": "i32", "u32": "i32", "i64": "i64", "u8": "i8", "bool": "i8"}
-MEMORY |= {"bf16": "i16", "f16": "i16"}
+MEMORY |= {"bf16": "i16", "f16": "i16", "pair": "i32"}
 ALIGN = {"float": 4, "double": 8, "i64": 8, "i32": 4, "i16": 2, "i8": 1}
 REGISTER = {**MEMORY, "bool": "i1"}
 _FLOATS = ("f32", "f64")
@@ -340,6 +340,9 @@ class _Function:
             self._cast(s.args[0], out)
         elif s.op == "libm":
             self._libm(s, out)
+        elif s.op == "dot":
+            operands = [self._operand(x) for x in s.args]
+            self._set(out, halves.dot(self._new, self.module.declare, operands, out.lanes, self.module.isa))
         elif s.op == "shuffle":
             mask = ", ".join(f"i32 {i}" for i in s.imm)
             both = ", ".join(self._typed(x) for x in s.args)
@@ -361,9 +364,9 @@ class _Function:
 
     def _load(self, s: Instr, out: Value) -> None:
         buffer, index, step = s.imm
-        memory = MEMORY[buffer.dtype]
+        memory = MEMORY[out.dtype]
         type_ = memory if out.lanes == 1 else f"<{out.lanes} x {memory}>"
-        align = ALIGN[memory]
+        align = ALIGN[MEMORY[buffer.dtype]]
         if out.lanes == 1 or step == 1:
             text = f"load {type_}, ptr {self.address(buffer, index)}, align {align}"
         else:

@@ -16,9 +16,9 @@ from smelt.compiler.isa import Isa
 from smelt.compiler.loops import ITEMSIZE, Builder, Index, Kernel, Range, Value, var
 from smelt.compiler.lower.evaluate import Evaluator, Point, accesses, pieces
 from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
-from smelt.compiler.lower.parts import DESCRIBE, Part
+from smelt.compiler.lower.parts import Part, describe
 from smelt.compiler.lower.sums import Sums
-from smelt.compiler.lower.tiles import Tile, choose_tile
+from smelt.compiler.lower.tiles import DOT, MULTIPLY_ADD, Tile, choose_tile
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
@@ -38,6 +38,10 @@ def _substitute(index: Index, at: dict[str, Index]) -> Index:
     return out
 
 
+def _latency(p: Part) -> float:
+    return DOT if p.pair else MULTIPLY_ADD
+
+
 def _steps(name: str, count: int) -> Steps:
     return [[(name, i)] for i in range(count)]
 
@@ -55,7 +59,7 @@ class ContractLowering:
 
     def kernel(self) -> tuple[Kernel, set[Node]]:
         """Return the kernel and the nodes it loads."""
-        parts = DESCRIBE[self.root.opname](self.plan, self.root)
+        parts = describe(self.plan, self.root)
         if 0 in self.root.shape:
             return self.b.finish(Range(0)), set()
         for p in parts:
@@ -130,7 +134,7 @@ class ContractLowering:
     def _ragged_rows(self, p: Part, name: str) -> None:
         """Tile rows lo..hi, whose number is known only now: whole tiles, then the last tile again from the end."""
         vectors = -(-p.extent[p.lane] // self.vl)
-        tile = choose_tile(max(p.extent[name] // 2, 1), 1, vectors, self.isa.registers, False)
+        tile = choose_tile(max(p.extent[name] // 2, 1), 1, vectors, self.isa.registers, False, _latency(p))
         above = [r for r in p.rows if r != name]
         blocked = not above and p.ks == ["k"] and "k" not in p.batch and p.extent["k"] >= 2 * K_BLOCK
         big = p.extent["k"] * p.extent[p.lane] * ITEMSIZE[self.dtype] > B_BYTES if blocked else False
@@ -193,8 +197,7 @@ class ContractLowering:
             body(at)
             return
         (name, *rest) = axes
-        stop = var("n") * p.batch[name] if name in p.batch else Index(p.extent[name])
-        with self.b.loop(name, 0, stop) as i:
+        with self.b.loop(name, 0, p.stop(name)) as i:
             self._nest(rest, p, {**at, name: i}, body)
 
     def _outer(self, p: Part, outer: list[str], rows: list[str], at: dict[str, Index]) -> None:
@@ -205,7 +208,7 @@ class ContractLowering:
         depthwise = p.lane in p.a_stride
         wide = p.extent[rows[-1]] if rows and rows[-1] not in p.batch else 1
         above = p.extent[rows[-2]] if len(rows) > 1 and rows[-2] not in p.batch else 1
-        return choose_tile(wide, above, vectors, self.isa.registers, depthwise)
+        return choose_tile(wide, above, vectors, self.isa.registers, depthwise, _latency(p))
 
     def _static_rows(self, p: Part, rows: list[str], at: dict[str, Index]) -> None:
         """Emit lane blocks, then loops over tiles of rows whose numbers are constants."""
@@ -322,7 +325,10 @@ class ContractLowering:
         sums = Sums(self.b, p, self.dtype)
         (sample, *rest) = p.ks
         each(lambda at, rows, widths: sums.clear(at, rows, widths))
-        with self.b.loop(sample, 0, var("n") * p.batch[sample]) as i:
+        stop = p.stop(sample)
+        if sample == p.pair:
+            stop = self.b.let("pairs", "muldiv", stop + 1, 1, 2)
+        with self.b.loop(sample, 0, stop) as i:
             part = replace(p, ks=rest)
 
             def add(at: dict[str, Index], rows: Steps, widths: Widths) -> None:

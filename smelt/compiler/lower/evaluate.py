@@ -14,7 +14,8 @@ import numpy as np
 from smelt.compiler.loops import Builder, Index, Instr, Loop, Stmt, Value, dot, var
 from smelt.compiler.lower import math
 from smelt.compiler.passes.fuse import Group
-from smelt.compiler.passes.storage import Plan, Storage, dense
+from smelt.compiler.passes.layout import Storage, dense
+from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
 from smelt.ops.primitive import Shape, short_dtype
 
@@ -105,7 +106,9 @@ class Evaluator:
     # --- memory ------------------------------------------------------------------------------------------------
 
     def offset(self, storage: Storage, coords: Sequence[Index]) -> Index:
-        """Return the element index of a coordinate."""
+        """Return the element index of a coordinate, which is even along an axis of pairs."""
+        if storage.pair is not None:
+            coords = [c.half() if axis == storage.pair else c for axis, c in enumerate(coords)]
         return dot(coords, storage.strides, storage.offset)
 
     def _note(self, node: Node, storage: Storage, coords: Sequence[Index]) -> None:
@@ -126,6 +129,12 @@ class Evaluator:
         step = 1 if point.lane is None else storage.strides[point.lane]
         value = self.b.splat(value, point.lanes)
         self.b.store(storage.buffer, self.offset(storage, point.coords), value, step)
+
+    def store_pairs(self, node: Node, storage: Storage, point: Point, even: Value, odd: Value) -> None:
+        """Store a node's values at a point and at its neighbour along the axis of pairs."""
+        self._note(node, storage, point.coords)
+        values = (self.b.splat(v, point.lanes) for v in (even, odd))
+        self.b.store_pairs(storage.buffer, self.offset(storage, point.coords), *values)
 
     # --- primitives that are not functions of their operands' values at the same point -------------------------
 

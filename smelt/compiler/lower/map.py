@@ -10,10 +10,11 @@ import contextlib
 from collections.abc import Sequence
 
 from smelt.compiler.isa import Isa
-from smelt.compiler.loops import Builder, Index, Kernel, Range, var
+from smelt.compiler.loops import Builder, Index, Kernel, Range, Value, var
 from smelt.compiler.lower.evaluate import Evaluator, Point, accesses, merge_axes, pieces
 from smelt.compiler.passes.fuse import Group
-from smelt.compiler.passes.storage import Plan, Storage, order_of
+from smelt.compiler.passes.layout import Storage, order_of
+from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
 from smelt.ops.primitive import short_dtype
 
@@ -29,6 +30,7 @@ class MapLowering:
         self.shape = group.shape
         widest = max((short_dtype(n.dtype) for n in group.nodes), key=lambda d: {"f64": 8, "i64": 8}.get(d, 4))
         self.lanes = isa.lanes(widest)
+        self.pair = next((s.pair for _, s in self.stores if s.pair is not None), None)  # walked two by two
 
     def kernel(self, name: str) -> tuple[Kernel, set[Node]]:
         """Return the kernel and the nodes it loads."""
@@ -42,6 +44,7 @@ class MapLowering:
             parallel = rows.axis
             order.remove(parallel)
         fixed = {a + 2 for a in (0, 1) if residues[a] > 1} | ({parallel} if parallel is not None else set())
+        fixed |= {self.pair} if self.pair is not None else set()
         runs = merge_axes(order, self.shape, self._probe(), fixed)
         self.runs, self.residues, self._parallel = runs, residues, parallel
         if 0 in self.shape:
@@ -51,9 +54,8 @@ class MapLowering:
         if parallel is not None:
             assert rows is not None
             with self._loop_rows(parallel) as row:
-                coords = {parallel: row}
-                self._nest(runs, coords)
-            return self.b.finish(Range(per=rows.per)), self.e.used
+                self._nest(runs, {parallel: self._place(parallel, row)})
+            return self.b.finish(Range(per=rows.per, grain=2 if parallel == self.pair else 1)), self.e.used
         return self._without_rows(runs)
 
     def _copies_along(self, axis: int) -> bool:
@@ -91,7 +93,7 @@ class MapLowering:
         if not runs:
             self._nest([], {})
             return self.b.finish(Range(1)), self.e.used
-        sizes = [self._size(r) for r in runs]
+        sizes = [self._rounds(r) for r in runs]
         outer = max(
             (i for i in range(len(runs) - 1) if runs[i] is not self.across),
             key=lambda i: min(sizes[i], 64),
@@ -100,12 +102,12 @@ class MapLowering:
         if outer is not None and (sizes[outer] >= 8 or sizes[outer] * 64 >= sizes[-1]) and not self._split(runs[outer]):
             run = runs[outer]
             with self.b.loop("i", var("lo"), var("hi")) as i:
-                self._nest([r for r in runs if r is not run], {run[-1]: i})
+                self._nest([r for r in runs if r is not run], {run[-1]: self._place(run[-1], i)})
             return self.b.finish(Range(sizes[outer])), self.e.used
         if self.across is not None and len(runs) == 2:
             self._squares(runs[-1], {}, shared=True)
             return self.b.finish(Range(self._size(self.across), grain=self.lanes)), self.e.used
-        if len(runs) == 1 and not self._split(runs[0]) and sizes[0] > 4 * GRAIN:
+        if len(runs) == 1 and not self._split(runs[0]) and self.pair is None and sizes[0] > 4 * GRAIN:
             return self._flat(runs[0], sizes[0])
         self._nest(runs, {})
         return self.b.finish(Range(1)), self.e.used
@@ -127,6 +129,13 @@ class MapLowering:
         for a in run:
             size *= self.shape[a]
         return size
+
+    def _rounds(self, run: Sequence[int]) -> int:
+        """Return how often a loop over a run of axes goes round."""
+        return -(-self._size(run) // 2) if run[-1] == self.pair else self._size(run)
+
+    def _place(self, axis: int, i: Index) -> Index:
+        return i * 2 if axis == self.pair else i
 
     # --- loops -------------------------------------------------------------------------------------------------
 
@@ -157,7 +166,7 @@ class MapLowering:
         axis, size = run[-1], self._size(run)
         if self._split(run):
             stride = self.residues[axis - 2]
-            for r in range(min(stride, size)):
+            for r in range(0, min(stride, size), 2 if axis == self.pair else 1):
                 with self.b.loop(f"q{axis}", 0, -(-(size - r) // stride)) as q:
                     self._nest(rest, {**coords, axis: q * stride + r})
             return
@@ -167,9 +176,9 @@ class MapLowering:
         if run is self.across:
             self._squares(rest[0], coords)
             return
-        if rest:
-            with self.b.loop(f"i{axis}", 0, size) as i:
-                self._nest(rest, {**coords, axis: i})
+        if rest or axis == self.pair:
+            with self.b.loop(f"i{axis}", 0, self._rounds(run)) as i:
+                self._nest(rest, {**coords, axis: self._place(axis, i)})
             return
         self._lanes(run, coords)
 
@@ -191,6 +200,8 @@ class MapLowering:
         """
         (node,) = self.group.nodes[:1]
         if node.opname != "copy" or len(self.group.nodes) > 1 or len(self.stores) > 1 or len(runs) < 2:
+            return None
+        if self.pair is not None:
             return None
         source = self.plan.operand(node, 0)
         if source not in self.plan.storage or self.lanes < 4:
@@ -234,8 +245,32 @@ class MapLowering:
         self.e.fresh()
         point = Point(self._coords(coords), lane if lanes > 1 else None, lanes)
         values = [(node, storage, self.e.full(node, point)) for node, storage in self.stores]
+        if self.pair is not None:
+            self._pairs(self.pair, point, [value for _, _, value in values])
+            return
         for node, storage, value in values:
             self.e.store(node, storage, point, value)
+
+    def _pairs(self, axis: int, point: Point, even: list[Value]) -> None:
+        """Compute the neighbours along the axis of pairs as well, zeros beyond a batch that is odd; store both."""
+        at = point.coords[axis] + 1
+        rows = self.group.rows
+        valid = None
+        if rows is not None and rows.axis == axis:
+            end = var("n") * rows.per
+            valid = self.b.op("lt", self.b.index(at, "i32"), self.b.index(end, "i32"), dtype="bool")
+            at = self.b.let("odd", "min", at, end + -1)
+        beside = Point((*point.coords[:axis], at, *point.coords[axis + 1 :]), point.lane, point.lanes)
+        odd = [self.e.full(node, beside) for node, _ in self.stores]
+        for (node, storage), first, second in zip(self.stores, even, odd, strict=True):
+            if valid is not None:
+                zero = self.b.const(0, second.dtype, second.lanes)
+                second = self.b.op("select", self.b.splat(valid, second.lanes), second, zero, dtype=second.dtype)
+            if storage.pair is not None:
+                self.e.store_pairs(node, storage, point, first, second)
+            else:
+                self.e.store(node, storage, point, first)
+                self.e.store(node, storage, beside, second)
 
     def _probe(self) -> list[Index]:
         """Return every access of one scalar evaluation, with axis ``i`` at ``a{i}`` (or 0 in split axes)."""
@@ -244,7 +279,8 @@ class MapLowering:
         coords = []
         for axis in range(len(self.shape)):
             split = len(self.shape) == 4 and axis in (2, 3)
-            coords.append(var(f"a{axis}") * (self._residues()[axis - 2] if split else 1))
+            step = self._residues()[axis - 2] if split else 1
+            coords.append(var(f"a{axis}") * (step * 2 if axis == self.pair and step % 2 else step))
         point = Point(tuple(coords), None, 1)
         for node, storage in self.stores:
             e.store(node, storage, point, e.full(node, point))

@@ -2,15 +2,16 @@
 
 In: a part's axes and strides, where the tile starts, its rows and vectors. Out: one accumulated value per row and
 vector. Each step of the ks loads the tile's vectors of b and, for every row, one element of a (or in depthwise
-convolution one vector), and multiplies and adds. Short inner ks are unrolled.
+convolution one vector), and multiplies and adds; or a pair of neighbours along the ks at once, where the processor can.
+Short inner ks are unrolled.
 """
 
 from __future__ import annotations
 
-from smelt.compiler.loops import Buffer, Builder, Index, Value, var
+from smelt.compiler.loops import Buffer, Builder, Index, Value
 from smelt.compiler.lower.parts import Part
 
-UNROLL = 192  # multiply-adds in one straight run of code
+UNROLL = 192  # multiply-adds in one straight run of code; half as many products of pairs, whose loads LLVM moves ahead
 Steps = list[list[tuple[str, int]]]  # rows of a tile, each as steps along axes
 Widths = list[tuple[int, int]]  # (first lane, lanes) of a tile's vectors
 
@@ -31,7 +32,8 @@ def accumulate(
     loops = list(p.ks)
     straight: list[str] = []
     size = len(first)
-    while loops and loops[-1] not in p.batch and size * p.extent[loops[-1]] <= UNROLL:
+    limit = UNROLL // 2 if p.pair else UNROLL
+    while loops and loops[-1] not in p.batch and size * p.extent[loops[-1]] <= limit:
         straight.insert(0, loops.pop())
         size *= p.extent[straight[0]]
 
@@ -40,6 +42,8 @@ def accumulate(
         return value if value.dtype == dtype else b.op("cast", value, dtype=dtype)
 
     def step(acc: list[Value], ia: Index, ib: Index) -> list[Value]:
+        if p.pair:
+            return pairs(acc, ia, ib)
         vectors = [load(p.b.buffer, ib + off, w) for off, w in widths]
         out = []
         for r, shift in enumerate(shifts):
@@ -47,6 +51,15 @@ def accumulate(
             for v, (off, w) in enumerate(widths):
                 left = load(p.a.buffer, ia + (shift + off), w) if scalar is None else b.splat(scalar, w)
                 out.append(b.op("fma", left, vectors[v], acc[r * len(widths) + v]))
+        return out
+
+    def pairs(acc: list[Value], ia: Index, ib: Index) -> list[Value]:
+        vectors = [b.load_pairs(p.b.buffer, ib + off * p.b_stride[p.lane], w) for off, w in widths]
+        out = []
+        for r, shift in enumerate(shifts):
+            both = b.load_pairs(p.a.buffer, ia + shift)
+            for v, (_, w) in enumerate(widths):
+                out.append(b.op("dot", acc[r * len(widths) + v], b.splat(both, w), vectors[v]))
         return out
 
     def unrolled(rest: list[str], acc: list[Value], ia: Index, ib: Index) -> list[Value]:
@@ -61,7 +74,9 @@ def accumulate(
         if not rest:
             return unrolled(straight, acc, ia, ib)
         (name, *more) = rest
-        stop = var("n") * p.batch[name] if name in p.batch else Index(p.extent[name])
+        stop = p.stop(name)
+        if name == p.pair and name in p.batch:
+            stop = b.let("pairs", "muldiv", stop + 1, 1, 2)
         with b.carry(name, 0, stop, acc) as (k, values):
             values[:] = looped(more, list(values), ia + k * p.a_stride.get(name, 0), ib + k * p.b_stride.get(name, 0))
         return values

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from smelt.compiler.loops import Index, var
-from smelt.compiler.passes.storage import Plan, Storage
+from smelt.compiler.passes.layout import Storage
+from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
 from smelt.ops.primitive import Rows
 
@@ -38,6 +39,11 @@ class Part:
     batch: dict[str, int] = field(default_factory=dict)  # axes that follow the batch, with rows per sample
     a_first: int = 0
     b_first: int = 0
+    pair: str = ""  # the axis of the ks of which two neighbours are multiplied at once
+
+    def stop(self, name: str) -> Index:
+        """Return how far a loop over an axis goes."""
+        return var("n") * self.batch[name] if name in self.batch else Index(self.extent[name])
 
 
 def _batch(rows: Rows | None, axis: int, name: str) -> dict[str, int]:
@@ -193,6 +199,18 @@ def conv2d_weight_grad_parts(plan: Plan, node: Node) -> list[Part]:
     extent |= {"ic": i, "c": per, "g": groups}
     out = (var("g") * per + var("c"), var("ic"), var("kh"), var("kw"))
     return [Part(sx, sg, ["g"], ["kh", "kw", "ic"], ks, "c", extent, left, right, out, 0, batch)]
+
+
+def describe(plan: Plan, node: Node) -> list[Part]:
+    """Return the parts of a contraction; where it multiplies pairs, their axis counts pairs."""
+    parts = DESCRIBE[node.opname](plan, node)
+    if node in plan.pairs:
+        for p in parts:
+            p.pair = plan.pairs[node]
+            p.extent[p.pair] = -(-p.extent[p.pair] // 2)
+            if p.a.pair is None:
+                p.a_stride[p.pair] *= 2
+    return parts
 
 
 DESCRIBE: dict[str, Callable[[Plan, Node], list[Part]]] = {

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+MULTIPLY_ADD, DOT = 4.0, 6.0  # cycles until the result of a multiply-add, or of a product of pairs, can be added to
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -25,17 +27,19 @@ def most_rows(vectors: int, registers: int) -> int:
 
 
 @functools.cache
-def choose_tile(rows: int, above: int, vectors: int, registers: int, depthwise: bool) -> Tile:
+def choose_tile(
+    rows: int, above: int, vectors: int, registers: int, depthwise: bool, latency: float = MULTIPLY_ADD
+) -> Tile:
     """Return the tile with the least estimated time for ``rows`` (times ``above``) by ``vectors`` results.
 
-    One step of the ks costs the larger of: multiply-adds at two per cycle, loads at two per cycle, and the four
-    cycles an accumulator waits for its own result.
+    One step of the ks costs the larger of: multiply-adds at two per cycle, loads at two per cycle, and the cycles of
+    ``latency`` that an accumulator waits for its own result.
     """
     best, best_cost = Tile(1, 1, 1), float("inf")
 
     def step(r: int, v: int) -> float:
         loads = r * v + v if depthwise else r + v
-        return max(r * v / 2, loads / 2, 4.0)
+        return max(r * v / 2, loads / 2, latency)
 
     def cover(total: int, unit: int) -> list[tuple[int, int]]:
         """Return pieces and how many there are of each."""

@@ -36,7 +36,9 @@ def round_activations(graph: Graph) -> Graph:
         reads = wide if not (node.opname == "cast" and is_half(node.dtype)) else {}
         inputs = tuple(reads.get(id(i), new[id(i)]) for i in node.inputs)
         same = all(a is b for a, b in zip(inputs, node.inputs, strict=True))
-        new[id(node)] = node if same else Node("op", node.spec, node.op, inputs, node.attrs, line=node.line)
+        new[id(node)] = (
+            node if same else Node("op", node.spec, node.op, inputs, node.attrs, line=node.line, layer=node.layer)
+        )
         if id(node) in rounded:
             narrow = _cast(new[id(node)], half)
             wide[id(node)] = _cast(narrow, FLOAT32)
@@ -48,7 +50,7 @@ def round_activations(graph: Graph) -> Graph:
 
 def _cast(node: Node, dtype: np.dtype) -> Node:
     attrs = {"dtype": dtype.name}
-    return Node("op", ops.cast.infer(node.spec, **attrs), ops.cast, (node,), attrs, line=node.line)
+    return Node("op", ops.cast.infer(node.spec, **attrs), ops.cast, (node,), attrs, line=node.line, layer=node.layer)
 
 
 def _values(casts: list[Node]) -> set[int]:

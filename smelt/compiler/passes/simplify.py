@@ -12,7 +12,7 @@ import numpy as np
 
 from smelt import ops
 from smelt.graph.graph import Graph, Node
-from smelt.ops.primitive import FLOAT32, Primitive, Spec, is_half
+from smelt.ops.primitive import FLOAT32, Primitive, Spec, is_half, short_dtype
 
 VIEWS = ("reshape", "permute", "broadcast_to", "slice")
 NO_PADDING = ((0, 0), (0, 0))
@@ -21,7 +21,8 @@ NO_PADDING = ((0, 0), (0, 0))
 class Rewriter:
     """Builds nodes, reusing an equal node that was built before."""
 
-    def __init__(self) -> None:
+    def __init__(self, pairs: bool = False) -> None:
+        self.pairs = pairs  # whether the processor multiplies pairs of bfloat16
         self._known: dict[tuple, Node] = {}
         self.line = self.layer = ""  # of the nodes made from here on
         self.uses: dict[int, int] = {}  # how often the nodes of the old graph are read
@@ -48,9 +49,12 @@ class Rewriter:
         return self._known[key]
 
 
-def simplify(graph: Graph) -> Graph:
-    """Return the simplified graph; inputs and states are the same nodes."""
-    r = Rewriter()
+def simplify(graph: Graph, pairs: bool = False) -> Graph:
+    """Return the simplified graph; inputs and states are the same nodes.
+
+    For a processor that multiplies ``pairs`` of bfloat16, kernels of one channel get an even width.
+    """
+    r = Rewriter(pairs)
     new: dict[int, Node] = {}
     nodes = graph.nodes()
     for node in nodes:
@@ -84,12 +88,28 @@ def _pad(r: Rewriter, x: Node, padding: Any, fill: float) -> Node:
 
 def _conv2d(r: Rewriter, node: Node, x: Node, w: Node) -> Node:
     a = node.attrs
-    return r.make(ops.conv2d, _pad(r, x, a["padding"], 0.0), w, **{**a, "padding": NO_PADDING})
+    padding = a["padding"]
+    if _single(r, x, a, w.shape[3]):
+        padding = _one_more(padding)
+        w = r.make(ops.place, w, shape=(*w.shape[:3], w.shape[3] + 1), start=(0,) * 4, step=(1,) * 4, fill=0.0)
+    return r.make(ops.conv2d, _pad(r, x, padding, 0.0), w, **{**a, "padding": NO_PADDING})
+
+
+def _single(r: Rewriter, x: Node, a: dict[str, Any], width: int) -> bool:
+    """Return whether taps pair along a kernel's width, which is odd: the last one is then paired with zero."""
+    alone = x.shape[1] == 1 and a["groups"] == 1 and a["dilation"][1] == 1
+    return r.pairs and alone and width % 2 == 1 and short_dtype(x.dtype) == "bf16"
+
+
+def _one_more(padding: Any) -> Any:
+    (rows, (left, right)) = padding
+    return rows, (left, right + 1)
 
 
 def _conv2d_weight_grad(r: Rewriter, node: Node, x: Node, g: Node) -> Node:
     a = node.attrs
-    x = _pad(r, x, a["padding"], 0.0)
+    wider = _single(r, x, a, a["kernel"][1])  # as for the convolution, so that both read the same images
+    x = _pad(r, x, _one_more(a["padding"]) if wider else a["padding"], 0.0)
     return r.node(ops.conv2d_weight_grad, (x, g), {**a, "padding": NO_PADDING}, node.spec)
 
 

@@ -13,91 +13,18 @@ has run: one that fails leaves all state as it was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from smelt.compiler.isa import Isa
 from smelt.compiler.loops import Buffer
 from smelt.compiler.passes.fuse import COPY, Fusion, Group, needs_storage
+from smelt.compiler.passes.layout import HWIO, NHWC, Order, Storage, dense, order_of, view_storage
+from smelt.compiler.passes.operands import Operands
 from smelt.graph.graph import Node
 from smelt.ops.custom import Call
-from smelt.ops.primitive import Shape, short_dtype
-
-Order = tuple[int, ...]
-NHWC: Order = (0, 2, 3, 1)
-HWIO: Order = (2, 3, 1, 0)
-HWOI: Order = (2, 3, 0, 1)
-
-
-@dataclass(frozen=True)
-class Storage:
-    """Where a value lies: element strides and offset within a buffer."""
-
-    buffer: Buffer
-    strides: tuple[int, ...]
-    offset: int = 0
-
-
-def dense(shape: Shape, order: Order) -> tuple[int, ...]:
-    """Return the strides of a dense array whose axes lie in ``order``, outermost first."""
-    strides = [0] * len(shape)
-    step = 1
-    for axis in reversed(order):
-        strides[axis] = step
-        step *= max(shape[axis], 1)
-    return tuple(strides)
-
-
-def order_of(shape: Shape, strides: Sequence[int]) -> Order:
-    """Return the axes from the outermost to the innermost by stride."""
-    return tuple(sorted(range(len(shape)), key=lambda a: (-strides[a] if shape[a] > 1 else 0, a)))
-
-
-def reshape_strides(shape: Shape, strides: tuple[int, ...], to: Shape) -> tuple[int, ...] | None:
-    """Return the strides of a reshaped view, or None when the elements would have to move."""
-    if 0 in shape:
-        return dense(to, tuple(range(len(to))))
-    merged: list[list[int]] = []  # [size, stride] of runs that lie densely
-    for d, s in zip(shape, strides, strict=True):
-        if d == 1:
-            continue
-        if merged and merged[-1][1] == d * s:
-            merged[-1] = [merged[-1][0] * d, s]
-        else:
-            merged.append([d, s])
-    out = [0] * len(to)
-    i = len(merged) - 1
-    left = merged[i][0] if merged else 1
-    for axis in range(len(to) - 1, -1, -1):
-        if to[axis] == 1:
-            continue
-        while left == 1 and i > 0:
-            i -= 1
-            left = merged[i][0]
-        if not merged or left % to[axis]:
-            return None
-        out[axis] = merged[i][1] * (merged[i][0] // left)
-        left //= to[axis]
-    return tuple(out)
-
-
-def view_storage(node: Node, base: Storage) -> Storage | None:
-    """Return the storage of a view of ``base``, or None when a reshape has to move elements."""
-    (x,) = node.inputs
-    a = node.attrs
-    match node.opname:
-        case "permute":
-            return Storage(base.buffer, tuple(base.strides[i] for i in a["axes"]), base.offset)
-        case "broadcast_to":
-            extra = len(node.shape) - len(x.shape)
-            kept = tuple(0 if d == 1 else s for d, s in zip(x.shape, base.strides, strict=True))
-            return Storage(base.buffer, (0,) * extra + kept, base.offset)
-        case "slice":
-            offset = base.offset + sum(i * s for i, s in zip(a["start"], base.strides, strict=True))
-            return Storage(base.buffer, tuple(t * s for t, s in zip(a["step"], base.strides, strict=True)), offset)
-    strides = reshape_strides(x.shape, base.strides, node.shape)
-    return None if strides is None else Storage(base.buffer, strides, base.offset)
+from smelt.ops.primitive import short_dtype
 
 
 @dataclass
@@ -114,6 +41,7 @@ class Plan:
     overwrites: dict[Group, list[Node]] = field(default_factory=dict)  # states a group overwrites
     buffers: list[Buffer] = field(default_factory=list)
     orders: dict[Node, Order] = field(default_factory=dict)
+    pairs: dict[Node, str] = field(default_factory=dict)  # contractions by pairs, and the axis of their ks that pairs
     lane_rows: set[Node] = field(default_factory=set)  # products whose lanes run along the rows, not the columns
     arrays: list[np.ndarray] = field(default_factory=list)  # of the constants, by slot order
     calls: dict[Call, int] = field(default_factory=dict)  # slots of users' functions
@@ -167,12 +95,12 @@ class _Orders:
         return self.order.get(self.find(n)) or tuple(range(len(n.shape)))
 
 
-def plan_storage(f: Fusion, state_strides: dict[Node, tuple[int, ...] | None]) -> Plan:
+def plan_storage(f: Fusion, state_strides: dict[Node, tuple[int, ...] | None], isa: Isa) -> Plan:
     """Return the plan. ``state_strides`` gives element strides of states bound before, None for new ones."""
     p = Plan(f)
     orders = _choose_orders(f, state_strides)
     _leaves(p, orders, state_strides)
-    _Assign(p, orders).run()
+    Assign(p, orders, isa).run()
     return p
 
 
@@ -239,13 +167,14 @@ def _leaves(p: Plan, orders: _Orders, state_strides: dict[Node, tuple[int, ...] 
             slot += 1
 
 
-class _Assign:
+class Assign:
     """Walks the nodes once and gives each stored one its place."""
 
-    def __init__(self, plan: Plan, orders: _Orders) -> None:
-        self.p, self.f, self.orders = plan, plan.fusion, orders
+    def __init__(self, plan: Plan, orders: _Orders, isa: Isa) -> None:
+        self.p, self.f, self.orders, self.isa = plan, plan.fusion, orders, isa
         self.g = self.f.graph
         self.count = 0
+        self.operands = Operands(self)
 
     def run(self) -> None:
         """Place every node, then deliver outputs and updates that no group computes."""
@@ -261,14 +190,14 @@ class _Assign:
         for node in self.f.nodes:
             kind = self.f.kinds[node]
             if kind == "contract":
-                self._contract_operands(node)
+                self.operands.prepare(node)
             elif kind == "window":
                 for i, x in enumerate(node.inputs):
                     reader, j = (x, 0) if self.f.narrow(x) is not x else (node, i)
-                    self._stored(reader.inputs[j], reader, j)
+                    self.stored(reader.inputs[j], reader, j)
                     order = self.orders.of(node)
-                    if not self._unit(self.p.operand(reader, j), order[-1]):
-                        self._reorder(reader, j, order)
+                    if not self.operands.unit(self.p.operand(reader, j), order[-1]):
+                        self.operands.reorder(reader, j, order)
             elif kind == "call":
                 self._call(node)
             if kind == "view" and node not in self.f.inline:
@@ -282,15 +211,20 @@ class _Assign:
 
     # --- places ------------------------------------------------------------------------------------------------
 
-    def _arena(self, node: Node, order: Order) -> Storage:
-        buffer = Buffer(f"t{self.count}", short_dtype(node.dtype), node.spec.size, "arena")
+    def next_number(self) -> int:
+        """Return a number for the name of a buffer."""
         self.count += 1
+        return self.count - 1
+
+    def arena(self, node: Node, order: Order) -> Storage:
+        """Return a new place for a value."""
+        buffer = Buffer(f"t{self.next_number()}", short_dtype(node.dtype), node.spec.size, "arena")
         self.p.buffers.append(buffer)
         return Storage(buffer, dense(node.shape, order))
 
     def _region_storage(self, node: Node) -> Storage:
         if node not in self.p.storage:
-            self.p.storage[node] = self._arena(node, self.orders.of(node))
+            self.p.storage[node] = self.arena(node, self.orders.of(node))
             self.p.defs[node] = []
             if node.opname == "place" and node.spec.size:
                 self.p.fills.append((node, self.p.storage[node]))
@@ -309,7 +243,7 @@ class _Assign:
     def _store(self, group: Group, node: Node, storage: Storage) -> None:
         self.p.stores.setdefault(group, []).append((node, storage))
 
-    def _copy(self, node: Node, storage: Storage) -> Node:
+    def copy(self, node: Node, storage: Storage) -> Node:
         """Add a group that copies ``node`` to ``storage``; return the copy's node."""
         copy = Node("op", node.spec, COPY, (node,), line=node.line, layer=node.layer)
         self.f.kinds[copy] = "point"
@@ -334,8 +268,8 @@ class _Assign:
                 self._put(group, node, self.p.storage[state])
                 self.p.overwrites.setdefault(group, []).append(state)
             else:
-                self._put(group, node, self._arena(node, self.orders.of(node)))
-                copy = self._copy(node, self.p.storage[state])
+                self._put(group, node, self.arena(node, self.orders.of(node)))
+                copy = self.copy(node, self.p.storage[state])
                 self.p.overwrites.setdefault(self.f.group_of[copy], []).append(state)
         for c in self.f.consumers[node]:
             if self.f.kinds[c] == "region":
@@ -347,7 +281,7 @@ class _Assign:
         for storage in self._outputs.get(node, ()):
             self._put(group, node, storage)
         if node not in self.p.storage:
-            self._put(group, node, self._arena(node, self.orders.of(node)))
+            self._put(group, node, self.arena(node, self.orders.of(node)))
 
     def _put(self, group: Group, node: Node, storage: Storage) -> None:
         self.p.storage.setdefault(node, storage)
@@ -388,22 +322,22 @@ class _Assign:
         (x,) = node.inputs
         base = self.p.storage.get(x)
         if base is None:
-            x = self._stored(x, node, 0)
+            x = self.stored(x, node, 0)
             base = self.p.storage[x]
         storage = view_storage(node, base)
         if storage is None:  # a reshape that moves elements: copy into C order first
-            copy = self._copy(x, self._arena(x, tuple(range(len(x.shape)))))
+            copy = self.copy(x, self.arena(x, tuple(range(len(x.shape)))))
             self.p.operands[(node, 0)] = copy
             storage = view_storage(node, self.p.storage[copy])
             assert storage is not None
         self.p.storage[node] = storage
 
-    def _stored(self, x: Node, node: Node, i: int) -> Node:
+    def stored(self, x: Node, node: Node, i: int) -> Node:
         """Make sure operand ``i`` is in memory: values computed wherever they are used are copied there."""
         have = self.p.operand(node, i)
         if have in self.p.storage:
             return have
-        copy = self._copy(x, self._arena(x, self.orders.of(x)))
+        copy = self.copy(x, self.arena(x, self.orders.of(x)))
         self.p.operands[(node, i)] = copy
         return copy
 
@@ -411,7 +345,7 @@ class _Assign:
         self._region_storage(node)
         for i, x in enumerate(node.inputs):
             if x not in self.f.group_of or self.f.kinds[x] == "call":
-                copy = self._copy(x, self._part(node, i))
+                copy = self.copy(x, self._part(node, i))
                 self.p.defs[node].append(copy)
 
     def _deliver(self, node: Node) -> None:
@@ -419,10 +353,10 @@ class _Assign:
         if node in self.f.group_of and self.f.kinds[node] != "call":
             return
         for storage in self._outputs.get(node, ()):
-            self._copy(node, storage)
+            self.copy(node, storage)
         for state in self._updates.get(node, ()):
-            staged = self._copy(node, self._arena(node, self.orders.of(node)))
-            copy = self._copy(staged, self.p.storage[state])
+            staged = self.copy(node, self.arena(node, self.orders.of(node)))
+            copy = self.copy(staged, self.p.storage[state])
             self.p.overwrites.setdefault(self.f.group_of[copy], []).append(state)
 
     # --- calls of users' functions -----------------------------------------------------------------------------
@@ -430,69 +364,10 @@ class _Assign:
     def _call(self, node: Node) -> None:
         """Give a result C order, and the call's operands too."""
         group = self.f.group_of[node]
-        self._put(group, node, self._arena(node, tuple(range(len(node.shape)))))
+        self._put(group, node, self.arena(node, tuple(range(len(node.shape)))))
         if node is group.roots[0]:
             for i, x in enumerate(node.inputs):
-                lies = self.p.storage[self._stored(x, node, i)].strides
+                lies = self.p.storage[self.stored(x, node, i)].strides
                 order = tuple(range(len(x.shape)))
                 if any(d > 1 and s != t for d, s, t in zip(x.shape, lies, dense(x.shape, order), strict=True)):
-                    self._reorder(node, i, order)
-
-    # --- contractions ------------------------------------------------------------------------------------------
-
-    def _unit(self, node: Node, axis: int) -> bool:
-        storage = self.p.storage[node]
-        axis %= len(node.shape)
-        return storage.strides[axis] == 1 or node.shape[axis] == 1
-
-    def _reorder(self, node: Node, i: int, order: Order) -> None:
-        x = self.p.operand(node, i)
-        self.p.operands[(node, i)] = self._copy(x, self._arena(x, order))
-
-    def _contract_operands(self, node: Node) -> None:
-        for i, x in enumerate(node.inputs):
-            self._stored(x, node, i)
-        a, b = (self.p.operand(node, i) for i in (0, 1))
-        if node.opname == "matmul":
-            self._matmul_operands(node, a, b)
-            return
-        groups = node.attrs["groups"]
-        w = b if node.opname != "conv2d_weight_grad" else node
-        depthwise = groups > 1 and w.shape[0] == groups and w.shape[1] == 1
-        if node.opname == "conv2d_input_grad" and not depthwise:
-            if not self._unit(b, 1):
-                self._reorder(node, 1, HWOI)
-            return
-        if node.opname == "conv2d_weight_grad":
-            if not self._unit(b, 1):
-                self._reorder(node, 1, NHWC)
-        elif not self._unit(b, 0):
-            self._reorder(node, 1, HWIO)
-        if depthwise and not self._unit(a, 1):
-            self._reorder(node, 0, NHWC)
-
-    def _matmul_operands(self, node: Node, a: Node, b: Node) -> None:
-        """Let the lanes run along the columns of b, or along the rows of a; copy the cheaper one if neither can."""
-        rank = len(node.shape)
-        swapped = (*range(rank - 2), rank - 1, rank - 2)
-        columns = self._unit(b, -1) and not self._ragged_lane(b, -1)
-        rows = self._unit(a, -2) and not self._ragged_lane(a, -2)
-        if rows and (not columns or self.orders.of(node)[-1] == rank - 2):
-            self.orders.prefer(node, swapped)
-            self.p.lane_rows.add(node)
-            return
-        if columns:
-            return
-        if a.spec.size + node.spec.size < b.spec.size:
-            arank = len(a.shape)
-            self._reorder(node, 0, (*range(arank - 2), arank - 1, arank - 2))
-            self.orders.prefer(node, swapped)
-            self.p.lane_rows.add(node)
-        else:
-            self._reorder(node, 1, tuple(range(len(b.shape))))
-
-    def _ragged_lane(self, node: Node, axis: int) -> bool:
-        """Return whether lanes along ``axis`` could reach beyond a short batch in the caller's own array."""
-        rows = node.spec.rows
-        base = self.p.storage[node].buffer
-        return rows is not None and rows.axis == axis % len(node.shape) and base.kind == "input"
+                    self.operands.reorder(node, i, order)

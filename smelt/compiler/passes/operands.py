@@ -1,0 +1,154 @@
+"""Operands: bring what contractions read into an order their kernels can.
+
+In: a contraction whose operands are stored somewhere. Out: copies, where an operand has no contiguous axis for the
+lanes, or where a processor that multiplies pairs of bfloat16 needs pairs side by side.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from smelt.compiler.loops import Buffer
+from smelt.compiler.passes.fuse import COPY
+from smelt.compiler.passes.layout import HWIO, HWOI, NHWC, Order, Storage, order_of
+from smelt.compiler.passes.pairs import Pairing, dense_pairs, pairing
+from smelt.graph.graph import Node
+from smelt.ops.primitive import short_dtype
+
+if TYPE_CHECKING:
+    from smelt.compiler.passes.storage import Assign
+
+
+class Operands:
+    """Decides for one contraction after the other, in the order in which storage is assigned."""
+
+    def __init__(self, assign: Assign) -> None:
+        self.assign, self.p, self.f, self.orders = assign, assign.p, assign.f, assign.orders
+        self._paired: dict[tuple, Node] = {}
+
+    def prepare(self, node: Node) -> None:
+        """Make sure that the kernel of ``node`` can read its operands."""
+        for i, x in enumerate(node.inputs):
+            self.assign.stored(x, node, i)
+        a, b = (self.p.operand(node, i) for i in (0, 1))
+        if node.opname == "matmul":
+            self._matmul(node, a, b)
+            return
+        if self._by_pairs(node):
+            return
+        groups = node.attrs["groups"]
+        w = b if node.opname != "conv2d_weight_grad" else node
+        depthwise = groups > 1 and w.shape[0] == groups and w.shape[1] == 1
+        if node.opname == "conv2d_input_grad" and not depthwise:
+            if not self.unit(b, 1):
+                self.reorder(node, 1, HWOI)
+            return
+        if node.opname == "conv2d_weight_grad":
+            if not self.unit(b, 1):
+                self.reorder(node, 1, NHWC)
+        elif not self.unit(b, 0):
+            self.reorder(node, 1, HWIO)
+        if depthwise and not self.unit(a, 1):
+            self.reorder(node, 0, NHWC)
+
+    def unit(self, node: Node, axis: int) -> bool:
+        """Return whether the elements of an axis lie side by side."""
+        storage = self.p.storage[node]
+        axis %= len(node.shape)
+        return storage.strides[axis] == 1 or node.shape[axis] == 1
+
+    def reorder(self, node: Node, i: int, order: Order) -> None:
+        """Let ``node`` read a copy of its operand ``i`` in another order."""
+        x = self.p.operand(node, i)
+        self.p.operands[(node, i)] = self.assign.copy(x, self.assign.arena(x, order))
+
+    def _matmul(self, node: Node, a: Node, b: Node) -> None:
+        """Let the lanes run along the columns of b, or along the rows of a; copy the cheaper one if neither can."""
+        rank = len(node.shape)
+        swapped = (*range(rank - 2), rank - 1, rank - 2)
+        columns = self.unit(b, -1) and not self._ragged_lane(b, -1)
+        rows = self.unit(a, -2) and not self._ragged_lane(a, -2)
+        if rows:
+            along_rows = not columns or self.orders.of(node)[-1] == rank - 2
+        else:
+            along_rows = not columns and a.spec.size + node.spec.size < b.spec.size
+        if along_rows:
+            self.orders.prefer(node, swapped)
+            self.p.lane_rows.add(node)
+        if self._by_pairs(node):
+            return
+        if along_rows and not rows:
+            arank = len(a.shape)
+            self.reorder(node, 0, (*range(arank - 2), arank - 1, arank - 2))
+        elif not along_rows and not columns:
+            self.reorder(node, 1, tuple(range(len(b.shape))))
+
+    def _ragged_lane(self, node: Node, axis: int) -> bool:
+        """Return whether lanes along ``axis`` could reach beyond a short batch in the caller's own array."""
+        rows = node.spec.rows
+        base = self.p.storage[node].buffer
+        return rows is not None and rows.axis == axis % len(node.shape) and base.kind == "input"
+
+    # --- pairs -------------------------------------------------------------------------------------------------
+
+    def _by_pairs(self, node: Node) -> bool:
+        """Let a contraction of bfloat16 read pairs, if the processor multiplies them and the axes allow it."""
+        if not self.assign.isa.bf16 or short_dtype(node.inputs[0].dtype) != "bf16":
+            return False
+        how = pairing(node, node in self.p.lane_rows)
+        if how is None:
+            return False
+        self.p.pairs[node] = how.name
+        for i, axis in enumerate(how.axes):
+            x = self.p.operand(node, i)
+            if i == how.lanes or not self.unit(x, axis):
+                self.p.operands[(node, i)] = self._in_pairs(x, axis, how, i)
+        return True
+
+    def _in_pairs(self, x: Node, axis: int, how: Pairing, i: int) -> Node:
+        """Return ``x`` with neighbours along ``axis`` side by side, and the axis of the lanes next."""
+        storage = self.p.storage[x]
+        order = list(order_of(x.shape, storage.strides))
+        if i == how.lanes:
+            order.remove(how.lane_axis)
+            order.append(how.lane_axis)
+        elif order[-1] == axis and len(order) > 1:
+            order.insert(0, order.pop())
+        key = (x, tuple(order), axis)
+        if key not in self._paired:
+            strides, size = dense_pairs(x.shape, order, axis)
+            buffer = Buffer(f"t{self.assign.next_number()}", short_dtype(x.dtype), size, "arena")
+            self.p.buffers.append(buffer)
+            self._paired[key] = self._delivered(x, Storage(buffer, strides, 0, axis))
+        return self._paired[key]
+
+    def _delivered(self, x: Node, storage: Storage) -> Node:
+        """Let the kernel that computes ``x`` store it in pairs as well, if it can, else a copy."""
+        base, axes = x, list(range(len(x.shape)))
+        while base.opname == "permute":  # axes[i]: the axis of x that is axis i of the base
+            inverse = {old: new for new, old in enumerate(base.attrs["axes"])}
+            axes = [axes[inverse[old]] for old in range(len(axes))]
+            base = self.p.operand(base, 0)
+        pair = axes.index(storage.pair) if storage.pair is not None else -1
+        strides = tuple(storage.strides[a] for a in axes)
+        group = self.f.group_of.get(base)
+        if group is None or not self._can_pair(base, pair, strides):
+            return self.assign.copy(x, storage)
+        alias = Node("op", x.spec, COPY, (x,), line=x.line)
+        self.f.kinds[alias] = "point"
+        self.f.group_of[alias] = group
+        self.p.storage[alias] = storage
+        self.p.stores[group].append((base, Storage(storage.buffer, strides, 0, pair)))
+        return alias
+
+    def _can_pair(self, base: Node, pair: int, strides: tuple[int, ...]) -> bool:
+        """Return whether the kernel of ``base`` walks its elements so that it has pairs at hand."""
+        group = self.f.group_of[base]
+        have = {s.pair for _, s in self.p.stores.get(group, ()) if s.pair is not None}
+        if group.kind != "map" or base not in group.nodes or have - {pair} or base not in self.p.storage:
+            return False
+        plain = order_of(base.shape, self.p.storage[base].strides)
+        rows = base.spec.rows
+        windows = [n for n in group.nodes if "stride" in n.attrs]
+        apart = pair in (2, 3) and any(n.attrs["stride"][pair - 2] % 2 for n in windows)
+        return plain[-1] != pair and strides[plain[-1]] == 2 and (rows is None or rows.axis != pair) and not apart
