@@ -55,6 +55,9 @@ class CustomOp:
                 out.requires_grad, out._record = False, None
         return outs if len(outs) > 1 else outs[0]
 
+    def __deepcopy__(self, memo: Any) -> CustomOp:
+        return self  # a copy of a model calls the same function
+
     def __repr__(self) -> str:
         return f"<custom operation {self.name}>"
 

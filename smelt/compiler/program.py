@@ -59,16 +59,21 @@ class Lowered:
         return "\n".join(out)
 
 
+def _operations(group: Group) -> list[str]:
+    """Return the names of the operations in a group; all results of a call are one operation."""
+    return [n.opname for n in (group.roots[:1] if group.kind == "call" else group.members())]
+
+
 def _name(group: Group) -> str:
-    names = [n.opname for n in [*group.roots, *group.nodes]]
+    names = _operations(group)
     short = names if len(names) <= 3 else [*names[:2], f"{len(names) - 2}more"]
     return f"k{group.number}_" + "_".join(short)
 
 
 def _note(group: Group) -> str:
     counts: dict[str, int] = {}
-    for n in group.members():
-        counts[n.opname] = counts.get(n.opname, 0) + 1
+    for name in _operations(group):
+        counts[name] = counts.get(name, 0) + 1
     return " + ".join(name if c == 1 else f"{c} {name}" for name, c in counts.items())
 
 

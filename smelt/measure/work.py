@@ -1,12 +1,14 @@
 """What kernels do: their loops in; the floating-point operations they execute and the bytes they move, out.
 
 Counted by walking the loops, as the processor does, for a whole batch. An ``exp`` is the twenty or so operations it is
-made of, a window's padding is multiplied like any pixel. Bytes are those of every buffer that is touched, once for
-reading and once for writing; from how far they come is told by what else was moved since they were last touched.
+made of, a window's padding is multiplied like any pixel; what a user's own function executes is not known. Bytes are
+those of every buffer that is touched, once for reading and once for writing; from how far they come is told by what
+else was moved since they were last touched.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -103,7 +105,12 @@ def _places(buffers: set[Buffer]) -> dict[Buffer, int]:
 
 def _walk(body: Sequence[Stmt], env: dict[str, int], times: int, c: Work, known: dict[int, set[str]]) -> None:
     for s in body:
-        if isinstance(s, Instr):
+        if isinstance(s, Instr) and s.op == "call":
+            for side, operands in zip((c.reads, c.writes), s.imm[-2:], strict=True):
+                for o in operands:
+                    size = math.prod(_value(d, env) for d in o.dims) * ITEMSIZE[o.buffer.dtype]
+                    side[o.buffer] = side.get(o.buffer, 0) + times * size
+        elif isinstance(s, Instr):
             _count(s, times, c)
         elif isinstance(s, Let):
             a = [_value(i, env) for i in s.args]

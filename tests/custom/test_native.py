@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import importlib.util
 import subprocess
@@ -199,6 +200,14 @@ def test_training_is_the_same_for_any_number_of_threads_and_learns() -> None:
         assert all(same[name].tobytes() == value.tobytes() for name, value in weights.items())
     eager, _ = train(None, compiled=False)
     np.testing.assert_allclose(losses, eager, rtol=2e-3, atol=1e-4)
+
+
+def test_a_copy_of_a_model_calls_the_same_function() -> None:
+    model = Net()
+    model.activation = c_swish
+    twin = copy.deepcopy(model)
+    assert twin.activation is c_swish and twin.scale is not model.scale
+    assert twin(Tensor(X)).numpy().tobytes() == model(Tensor(X)).numpy().tobytes()
 
 
 def test_operands_are_checked_before_native_code_sees_them() -> None:

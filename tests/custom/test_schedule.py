@@ -12,6 +12,7 @@ import smelt
 from smelt import nn, optim
 from smelt.compiler import program
 from smelt.compiler.jit import compile_assembly
+from smelt.measure.work import work
 from smelt.tensor import Tensor
 
 from .functions import moments, swish
@@ -82,3 +83,11 @@ def test_the_loops_show_the_call() -> None:
     text = str(next(k for k in lowered().kernels if k.note == "custom.row_scale"))
     assert "low = n*s//16" in text
     assert "call row_scale: " in text and "(high+low*-1, 4), scale[0] (4) -> " in text
+
+
+def test_the_bytes_of_a_call_are_counted() -> None:
+    kernels = {k.note: work(k, CAPACITY) for k in lowered().kernels}
+    scaled = 4 * CAPACITY * 4
+    assert sorted(kernels["custom.row_scale"].reads.values()) == [16, scaled]  # each slice reads w: counted once
+    assert sum(kernels["custom.row_scale"].writes.values()) == scaled
+    assert kernels["custom.moments"].bytes == scaled + 16 + 2 * 4 * CAPACITY
