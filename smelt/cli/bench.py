@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from smelt.cli.output import Output
 from smelt.cli.recipe import nearest
 from smelt.errors import RecipeError
 from smelt.measure.bench import PEERS, Comparison, Result, Suite, default_work
-from smelt.measure.bench.first_call import first_calls, import_time
 from smelt.measure.bench.results import OURS
-from smelt.measure.machine import Machine, inspect_machine, load
+from smelt.measure.machine import Machine
 from smelt.models import MODELS
 from smelt.runtime.workers import MAX_THREADS
 
@@ -32,7 +30,7 @@ def compare_libraries(
 ) -> None:
     """Run a comparison, and print each network's table as soon as it is known."""
     output = Output(as_json)
-    work = default_work(command, _models(models), batch)
+    work = default_work(command, known_models(models), batch)
     suite = Suite(command, work, _peers(command, peers), _threads(threads), **options)
     for line in header(suite):
         output.say(line)
@@ -47,35 +45,6 @@ def compare_libraries(
     output.result(suite.to_dict())
 
 
-def time_first_calls(models: str | None, batch: int | None, rounds: int, as_json: bool) -> None:
-    """Print how long the first calls of training steps take, with an empty cache and with a full one."""
-    output = Output(as_json)
-    work = default_work("train", _models(models), batch)
-    machine, before = inspect_machine(measure=False), load()
-    output.say(f"{described(machine)}, load {before:.2f} before")
-    imported = import_time(rounds)
-    output.say(f"import smelt: {imported.median:.0f} ms ({imported.low:.0f} to {imported.high:.0f})")
-    output.say(f"first call in a fresh process, ms: median (quartiles) of {rounds}")
-    calls = []
-    for call in first_calls(work, ("train", "infer"), rounds):
-        what = "training step" if call.kind == "train" else "inference"
-        times = [f"{r.median:7.0f} ({r.low:.0f} to {r.high:.0f})" for r in (call.empty, call.full)]
-        output.say(
-            f"  {call.network + ', batch ' + str(call.batch):<26} {what:<14} empty cache {times[0]}, full {times[1]}"
-        )
-        calls.append(call.to_dict())
-    output.result(
-        {
-            "command": "compile",
-            "machine": machine.to_dict(),
-            "load_before": before,
-            "rounds": rounds,
-            "import": asdict(imported),
-            "first_calls": calls,
-        }
-    )
-
-
 # --- options ----------------------------------------------------------------------------------------------
 
 
@@ -83,7 +52,19 @@ def _list(text: str | None) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
 
 
-def _models(text: str | None) -> list[str]:
+def known_models(text: str | None) -> list[str]:
+    """Return the networks of the zoo that ``--models`` names.
+
+    Raises
+    ------
+    RecipeError
+        When one is not in the zoo.
+
+    Examples
+    --------
+    >>> known_models("resnet8, lenet5")
+    ['resnet8', 'lenet5']
+    """
     names = _list(text)
     for name in names:
         if name not in MODELS:
@@ -137,16 +118,26 @@ def show(comparison: Comparison, output: Output) -> None:
     if output.fancy:
         output.table(HEAD, body, (), left=3)
     else:
-        for line in aligned([HEAD, *body]):
+        for line in aligned([HEAD, *body], left=[0, 2]):
             output.say("  " + line)
-    for s in comparison.skipped:
-        output.say(f"  {s.library}, {s.threads} threads, is left out: {s.reason}")
-    if comparison.others is not None and comparison.others > BUSY:
-        output.say(f"  other programs kept {comparison.others:.1f} processors busy meanwhile: measure again")
+    for line in remarks(comparison):
+        output.say("  " + line)
     for peer in comparison.peers:
         ratio = comparison.ratio(peer)
         if ratio is not None:
             output.say(f"  Smelt is {ratio:.2f} times as fast as {peer}")
+    for name in comparison.precisions:
+        ratio = comparison.ratio(name)
+        if ratio is not None:
+            output.say(f"  Smelt in {name.split()[1]} is {1 / ratio:.2f} times as fast as in float32")
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """Return who was left out, and whether other programs disturbed."""
+    lines = [f"{s.library}, {s.threads} threads, is left out: {s.reason}" for s in comparison.skipped]
+    if comparison.others is not None and comparison.others > BUSY:
+        lines.append(f"other programs kept {comparison.others:.1f} processors busy meanwhile: measure again")
+    return lines
 
 
 def rows(comparison: Comparison) -> list[tuple[str, ...]]:
@@ -186,17 +177,17 @@ def ratios(suite: Suite) -> list[str]:
     return [*lines, f"geometric mean: {mean:.2f} times as fast as the best peer"] if mean is not None else lines
 
 
-def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines whose columns are aligned, the first and third to the left.
+def aligned(table: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+    """Return lines whose columns are aligned, those listed to the left.
 
     Examples
     --------
-    >>> aligned([("a", "1", "form"), ("bcd", "10", "f")])
+    >>> aligned([("a", "1", "form"), ("bcd", "10", "f")], left=[0, 2])
     ['a     1  form', 'bcd  10  f']
     """
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     cells = [
-        [t.ljust(w) if i in (0, 2) else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True))]
+        [t.ljust(w) if i in left else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True))]
         for row in table
     ]
     return ["  ".join(row).rstrip() for row in cells]

@@ -209,6 +209,13 @@ def _benchmark(command: Command) -> Command:
         click.option("--threads", metavar="NUMBERS", default="1,2", show_default=True, help="Each is tried."),
         click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Turns of each."),
         click.option("--peers", metavar="NAMES", help="Libraries to compare with; by default all."),
+        click.option(
+            "--precision",
+            type=click.Choice(["f32", "bf16", "f16"]),
+            default="f32",
+            show_default=True,
+            help="Measure Smelt in this precision too.",
+        ),
         _json,
     )
     for option in reversed(options):
@@ -232,9 +239,22 @@ def bench_train(**options: Any) -> None:
 @_json
 def bench_compile(**options: Any) -> None:
     """Time the first call of a training step, and of inference: with an empty cache, and with a full one."""
-    from smelt.cli.bench import time_first_calls
+    from smelt.cli.bench_own import time_first_calls
 
     time_first_calls(**options)
+
+
+@bench.command("timeline")
+@click.option("--model", default="mnist_cnn", show_default=True, help="A network of the zoo.")
+@click.option("--batch", type=click.IntRange(1), help="Samples, in place of the network's own.")
+@click.option("--threads", type=click.IntRange(1, 64), help="Of the stages with more than one.")
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Turns of each.")
+@_json
+def bench_timeline(**options: Any) -> None:
+    """Time a training step with the compiler's stages switched on one after another."""
+    from smelt.cli.bench_own import show_timeline
+
+    show_timeline(**options)
 
 
 @bench.command("infer")

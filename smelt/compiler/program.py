@@ -96,10 +96,10 @@ def calls(graph: Graph) -> list[Node]:
     return list(found.values())
 
 
-def lower(graph: Graph, state_strides: dict[Node, tuple[int, ...] | None], isa: Isa) -> Lowered:
-    """Return the kernels of a graph for a processor."""
+def lower(graph: Graph, state_strides: dict[Node, tuple[int, ...] | None], isa: Isa, fused: bool = True) -> Lowered:
+    """Return the kernels of a graph for a processor; without ``fused``, one for each operation."""
     simple = simplify(graph, pairs=isa.bf16)
-    fusion = fuse(simple)
+    fusion = fuse(simple, fused)
     plan = plan_storage(fusion, state_strides, isa)
     first = len(graph.inputs) + len(graph.outputs) + len(graph.states) + len(plan.arrays)
     plan.calls = {node.attrs["call"]: first + 2 * i for i, node in enumerate(calls(graph))}
@@ -223,25 +223,30 @@ def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
     return module.text()
 
 
-def _graph_key(graph: Graph, strides: dict[Node, tuple[int, ...] | None], isa: Isa) -> str:
+def _graph_key(graph: Graph, strides: dict[Node, tuple[int, ...] | None], isa: Isa, fused: bool = True) -> str:
     digest = hashlib.sha256()
     for node in graph.nodes():
         if node.kind == "constant" and node.value is not None and node.value.ndim:
             digest.update(np.ascontiguousarray(node.value).tobytes())
-    layout = str([strides[s] for s in graph.states])
+    layout = str((fused, [strides[s] for s in graph.states]))
     numbers = {node.attrs["call"]: i for i, node in enumerate(calls(graph))}
     layout += str([numbers[n.attrs["call"]] for n in graph.nodes() if isinstance(n.op, Custom)])
     return jit.key_of("\n".join(("program", format_graph(graph), layout, digest.hexdigest())), isa)
 
 
-def build(graph: Graph, state_strides: dict[Node, tuple[int, ...] | None], isa: Isa | None = None) -> Program:
+def build(
+    graph: Graph,
+    state_strides: dict[Node, tuple[int, ...] | None],
+    isa: Isa | None = None,
+    fused: bool = True,
+) -> Program:
     """Return the program of a graph, from the cache when the same was compiled before."""
     isa = isa or host()
-    key = _graph_key(graph, state_strides, isa)
+    key = _graph_key(graph, state_strides, isa, fused)
     data = jit.read_cache(key)
     if data is not None:
         return Program.from_bytes(data)
-    lowered = lower(graph, state_strides, isa)
+    lowered = lower(graph, state_strides, isa, fused)
     image = jit.compile_object(module_text(lowered, isa), isa)
     strides = [lowered.plan.storage[s].strides for s in graph.states]
     program = Program(image, lowered.arena_bytes, strides, lowered.plan.arrays)

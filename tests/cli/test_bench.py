@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from smelt.cli.bench import ratios, rows
+from smelt.cli.bench_own import stages
 from smelt.measure.bench import Comparison, Result, suite
 from smelt.measure.bench.first_call import first_calls
+from smelt.measure.bench.stages import STAGES
 
 from .small import Smelt
 
@@ -61,6 +63,29 @@ def test_a_first_call_leaves_alone_the_cache_of_the_user(tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir())
     with pytest.raises(RuntimeError, match="a first call failed: KeyError: 'none'"):
         list(first_calls([("none", 2)], ["infer"], rounds=1))
+
+
+def test_a_timeline_of_stages(smelt_command: Smelt) -> None:
+    options = ("--model", "lenet_300_100", "--batch", 2, "--threads", 2, "--rounds", 1)
+    value = json.loads(smelt_command("bench", "timeline", *options, "--json").out)
+    assert [r["form"] for r in value["results"]] == list(STAGES) and value["skipped"] == []
+    assert [r["threads"] for r in value["results"]] == [1, 1, 1, 2, 2, 2, 2]
+    assert [r["library"] for r in value["results"]] == ["smelt"] * 6 + ["smelt bf16"]
+    found = Comparison(
+        "lenet5", 1, [Result.of("smelt", 1, name, [t]) for name, t in (("a", 8.0), ("b", 4.0), ("c", 1.0))]
+    )
+    assert [row[2:3] + row[4:] for row in stages(found)] == [
+        ("8.00", "1.00", "1.00"),
+        ("4.00", "2.00", "2.00"),
+        ("1.00", "4.00", "8.00"),
+    ]
+
+
+def test_another_precision_is_measured_beside_float32(smelt_command: Smelt) -> None:
+    done = smelt_command("bench", "train", *ONE, "--peers", "", "--precision", "bf16")
+    lines = done.out.splitlines()
+    assert sorted(line.split("  ")[1].strip() for line in lines[6:8]) == ["smelt", "smelt bf16"]
+    assert re.fullmatch(r"  Smelt in bf16 is \d+\.\d\d times as fast as in float32", lines[-1])
 
 
 def test_ratios_are_against_the_best_peer() -> None:

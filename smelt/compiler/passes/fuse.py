@@ -127,8 +127,8 @@ class Fusion:
         return [g for g in self.groups if g.kind == "call"]
 
 
-def fuse(graph: Graph) -> Fusion:
-    """Return the fusion of a simplified graph."""
+def fuse(graph: Graph, merge: bool = True) -> Fusion:
+    """Return the fusion of a simplified graph; without ``merge``, every node that computes is a group of its own."""
     nodes = graph.nodes()
     kinds = {n: kind_of(n) for n in nodes}
     consumers: dict[Node, list[Node]] = defaultdict(list)
@@ -137,10 +137,13 @@ def fuse(graph: Graph) -> Fusion:
             consumers[i].append(n)
     kept = set(graph.outputs) | set(graph.updates.values())
     f = Fusion(graph, nodes, kinds, [], {}, set(), consumers, [])
-    _find_inline(f, kept)
+    _find_inline(f, kept, merge)
     for node in nodes:
         kind = kinds[node]
         if node in f.inline:
+            continue
+        if not merge and kind in ("reduce", "window", "point"):
+            _start(f, node, "reduce" if kind == "reduce" else "map")
             continue
         if kind != "point":
             for i in node.inputs:
@@ -179,7 +182,7 @@ def _settle(f: Fusion, node: Node) -> None:
         _join_point(f, node)
 
 
-def _find_inline(f: Fusion, kept: set[Node]) -> None:
+def _find_inline(f: Fusion, kept: set[Node], merge: bool) -> None:
     """Mark what is cheaper to recompute than to store: scalars made of constants, and the inputs of reductions."""
     for n in f.nodes:
         kind = f.kinds[n]
@@ -188,6 +191,8 @@ def _find_inline(f: Fusion, kept: set[Node]) -> None:
         widens = n not in kept and f.narrow(n) is not n
         if kind in ("number", "free") or (kind == "point" and made_of_scalars) or of_a_scalar or widens:
             f.inline.add(n)
+    if not merge:
+        return
     absorbed: dict[Node, tuple] = {}
     for n in reversed(f.nodes):
         if f.kinds[n] != "point" or n in kept or n in f.inline or not f.consumers[n]:
@@ -213,6 +218,8 @@ def _direct(f: Fusion, node: Node) -> set[int]:
 
 def _start(f: Fusion, node: Node, kind: str) -> Group:
     group = Group(len(f.groups), kind, node.shape, node.spec.rows)
+    if kind == "reduce":
+        group.full, group.axes = node.inputs[0].shape, node.attrs["axes"]
     (group.nodes if kind == "map" else group.roots).append(node)
     f.groups.append(group)
     f.group_of[node] = group
@@ -262,8 +269,7 @@ def _join_reduction(f: Fusion, node: Node) -> None:
         if _may_join(f, group, node):
             _join(f, group, node, needs, root=True)
             return
-    group = _start(f, node, "reduce")
-    group.full, group.axes = full, axes
+    _start(f, node, "reduce")
 
 
 def _join_call(f: Fusion, node: Node) -> None:

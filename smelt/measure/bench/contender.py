@@ -26,8 +26,10 @@ PATIENCE = 600.0  # seconds without an answer after which a contender counts as 
 
 @dataclass(frozen=True)
 class Job:
-    """What a process is to measure: ``command`` is train or infer, ``slow`` asks for forms that take long to start,
-    and ``precision`` is that of Smelt's products.
+    """What a process is to measure.
+
+    ``command`` is train, infer or timeline. ``slow`` asks for forms that take long to start; ``precision`` is that of
+    Smelt's products; ``stage`` is one of the timeline.
     """
 
     command: str
@@ -37,6 +39,12 @@ class Job:
     threads: int
     slow: bool = False
     precision: str = "f32"
+    stage: str = ""
+
+    @property
+    def name(self) -> str:
+        """What results are filed under: the library, and its precision if that is not float32."""
+        return self.library if self.precision == "f32" else f"{self.library} {self.precision}"
 
 
 class ContenderError(RuntimeError):

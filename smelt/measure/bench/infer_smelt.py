@@ -17,17 +17,17 @@ def prepare(job: Job) -> Ready:
     smelt.set_threads(job.threads)
     network = make(job.network)
     (x, _), *_ = network.batches(job.batch, 1)
-    forward = inference(network)
+    forward = inference(network, job.precision)
     return Ready({"compiled": timed(lambda i: forward(x))}, forward(x))
 
 
-def inference(network: Network) -> Callable[[np.ndarray], np.ndarray]:
+def inference(network: Network, precision: str = "f32") -> Callable[[np.ndarray], np.ndarray]:
     """Return the network, compiled, as a function of arrays."""
     model = network.model.eval()
 
-    @smelt.compile
     def forward(x: smelt.Tensor) -> smelt.Tensor:
         with smelt.no_grad():
             return model(x)
 
-    return lambda x: forward(x).numpy()
+    compiled = smelt.compile(forward, precision=precision)
+    return lambda x: compiled(x).numpy()

@@ -69,14 +69,24 @@ class Comparison:
         ours, theirs = self.best(OURS), self.best(library)
         return theirs.median / ours.median if ours and theirs else None
 
+    def _others(self, ours: bool) -> list[str]:
+        """Return what else was measured, of our own or not, the fastest first."""
+        names = {r.library: self.best(r.library) for r in self.results if r.library != OURS}
+        mine = [n for n in names if n.startswith(f"{OURS} ") == ours]
+        return sorted(mine, key=lambda n: names[n].median)  # type: ignore[union-attr]
+
     @property
     def peers(self) -> list[str]:
         """The other libraries that were measured, the fastest first."""
-        names = {r.library: self.best(r.library) for r in self.results if r.library != OURS}
-        return sorted(names, key=lambda n: names[n].median if names[n] else 0.0)  # type: ignore[union-attr]
+        return self._others(ours=False)
+
+    @property
+    def precisions(self) -> list[str]:
+        """Smelt in other precisions than float32: ``"smelt bf16"``."""
+        return self._others(ours=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-able values; times are milliseconds."""
-        ratios = {name: self.ratio(name) for name in self.peers}
+        ratios = {name: self.ratio(name) for name in [*self.peers, *self.precisions]}
         against = {"best_peer": self.peers[0], "ratio": ratios[self.peers[0]]} if self.peers else {}
         return {**asdict(self), "ratios": ratios, **against}

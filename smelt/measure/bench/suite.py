@@ -6,13 +6,14 @@ import importlib.metadata
 import importlib.util
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from smelt._version import __version__
 from smelt.measure.bench.contender import Job
 from smelt.measure.bench.networks import INFER, TRAIN
 from smelt.measure.bench.results import OURS, Comparison
+from smelt.measure.bench.stages import STAGES
 from smelt.measure.bench.turns import compare
 from smelt.measure.machine import Machine, inspect_machine, load
 
@@ -69,6 +70,8 @@ class Suite:
         How often all take their turn.
     slow : bool, default False
         Whether forms that take tens of seconds to start are tried: torch.compile.
+    precision : str, default "f32"
+        When it is another, Smelt takes part in it too, as ``"smelt bf16"``; ratios remain those of float32.
     """
 
     command: str
@@ -77,6 +80,7 @@ class Suite:
     threads: Sequence[int] = (1, 2)
     rounds: int = 15
     slow: bool = False
+    precision: str = "f32"
     machine: Machine = field(default_factory=lambda: inspect_machine(measure=False))
     load_before: float = field(default_factory=load)
     comparisons: list[Comparison] = field(default_factory=list)
@@ -100,6 +104,8 @@ class Suite:
                 for threads in self.threads
                 for library in self.versions
             ]
+            if self.precision != "f32":
+                jobs += [replace(j, precision=self.precision) for j in jobs if j.library == OURS]
             self.comparisons.append(compare(jobs, self.rounds))
             yield self.comparisons[-1]
 
@@ -121,6 +127,27 @@ class Suite:
             "comparisons": [c.to_dict() for c in self.comparisons],
             "geometric_mean": self.geometric_mean(),
         }
+
+
+def timeline(network: str, batch: int, threads: int, rounds: int) -> Comparison:
+    """Train a network with the compiler's stages switched on one after another; results are in that order.
+
+    Parameters
+    ----------
+    network : str
+        Of the zoo.
+    batch : int
+        Samples per step.
+    threads : int
+        Of the stages that have more than one.
+    rounds : int
+        How often all take their turn.
+    """
+    jobs = [
+        Job("timeline", OURS, network, batch, threads if s.threads else 1, precision=s.precision, stage=name)
+        for name, s in STAGES.items()
+    ]
+    return compare(jobs, rounds)
 
 
 def default_work(command: str, networks: Sequence[str], batch: int | None) -> list[tuple[str, int]]:

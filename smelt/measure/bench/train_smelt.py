@@ -20,10 +20,10 @@ def prepare(job: Job) -> Ready:
     """Build the step; the loss comes back as a Python number, so that the step has ended."""
     smelt.set_threads(job.threads)
     network = make(job.network)
-    return ready(network, job, smelt.compile(training_step(network), precision=job.precision))
+    return ready(network, job, "compiled step", smelt.compile(training_step(network), precision=job.precision))
 
 
-def ready(network: Network, job: Job, step: Step) -> Ready:
+def ready(network: Network, job: Job, form: str, step: Step) -> Ready:
     """Return what is measured of a step, whatever runs it."""
     batches = network.batches(job.batch)
 
@@ -32,9 +32,9 @@ def ready(network: Network, job: Job, step: Step) -> Ready:
 
     outputs = np.array(network.model.eval()(batches[0][0][:8]).numpy())
     network.model.train()
-    losses = [] if network.drops else [call(i) for i in range(3)]
+    losses = [call(i) for i in range(3)]
     parameters = sum(p.size for p in network.model.parameters())
-    return Ready({"compiled step": timed(call)}, outputs, parameters, losses)
+    return Ready({form: timed(call)}, outputs, parameters, losses)
 
 
 def training_step(network: Network) -> Step:

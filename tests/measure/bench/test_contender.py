@@ -38,7 +38,12 @@ class _Other:
     """What another library says of itself."""
 
     def __init__(self, like: Contender) -> None:
-        self.parameters, self.outputs, self.losses = like.parameters, like.outputs.copy(), list(like.losses)
+        self.job, self.parameters, self.outputs, self.losses = (
+            like.job,
+            like.parameters,
+            like.outputs.copy(),
+            list(like.losses),
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""``smelt bench compile`` and ``timeline``: networks in; times of first calls, and of the compiler's stages, out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import smelt
+from smelt.cli.bench import aligned, described, known_models, milliseconds, remarks
+from smelt.cli.output import Output
+from smelt.measure.bench import Comparison, default_work, timeline
+from smelt.measure.bench.first_call import first_calls, import_time
+from smelt.measure.machine import inspect_machine, load
+
+STAGE_HEAD = ("stage", "threads", "ms per step", "quartiles", "of before", "of first")
+
+
+def time_first_calls(models: str | None, batch: int | None, rounds: int, as_json: bool) -> None:
+    """Print how long the first calls of training steps take, with an empty cache and with a full one."""
+    output = Output(as_json)
+    work = default_work("train", known_models(models), batch)
+    machine, before = inspect_machine(measure=False), load()
+    output.say(f"{described(machine)}, load {before:.2f} before")
+    imported = import_time(rounds)
+    output.say(f"import smelt: {imported.median:.0f} ms ({imported.low:.0f} to {imported.high:.0f})")
+    output.say(f"first call in a fresh process, ms: median (quartiles) of {rounds}")
+    calls = []
+    for call in first_calls(work, ("train", "infer"), rounds):
+        what = "training step" if call.kind == "train" else "inference"
+        times = [f"{r.median:7.0f} ({r.low:.0f} to {r.high:.0f})" for r in (call.empty, call.full)]
+        output.say(
+            f"  {call.network + ', batch ' + str(call.batch):<26} {what:<14} empty cache {times[0]}, full {times[1]}"
+        )
+        calls.append(call.to_dict())
+    output.result(
+        {
+            "command": "compile",
+            "machine": machine.to_dict(),
+            "load_before": before,
+            "rounds": rounds,
+            "import": asdict(imported),
+            "first_calls": calls,
+        }
+    )
+
+
+def show_timeline(model: str, batch: int | None, threads: int | None, rounds: int, as_json: bool) -> None:
+    """Print how long a training step takes with the compiler's stages switched on one after another."""
+    output = Output(as_json)
+    ((network, size), *_) = default_work("train", known_models(model), batch)
+    machine, before = inspect_machine(measure=False), load()
+    output.say(f"{described(machine)}, load {before:.2f} before")
+    output.say(f"{network}, batch {size}, training steps with Adam: median and quartiles of {rounds} rounds by turns")
+    found = timeline(network, size, threads or smelt.get_threads(), rounds)
+    body = stages(found)
+    if output.fancy:
+        output.table(STAGE_HEAD, body, (), left=1)
+    else:
+        for line in aligned([STAGE_HEAD, *body], left=[0]):
+            output.say("  " + line)
+    for line in remarks(found):
+        output.say("  " + line)
+    output.result(
+        {
+            "command": "timeline",
+            "machine": machine.to_dict(),
+            "load_before": before,
+            "rounds": rounds,
+            **found.to_dict(),
+        }
+    )
+
+
+def stages(found: Comparison) -> list[tuple[str, ...]]:
+    """Return a row for each stage: its time, and how many times as fast it is as the one before and as the first."""
+    rows = []
+    show = milliseconds(min((r.median for r in found.results), default=1.0))
+    for r, previous in zip(found.results, [*found.results[:1], *found.results], strict=False):
+        gains = [f"{other.median / r.median:.2f}" for other in (previous, found.results[0])]
+        rows.append((r.form, str(r.threads), show(r.median), f"{show(r.low)} to {show(r.high)}", *gains))
+    return rows
