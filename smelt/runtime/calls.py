@@ -22,7 +22,7 @@ from smelt.ops.primitive import Spec
 
 class _Local(threading.local):
     inside = False  # whether a NumPy function is being called by a step of this thread
-    error: BaseException | None = None  # what it raised
+    raised: tuple[Node, BaseException] | None = None  # the first exception of a step, and whose it was
 
 
 _local = _Local()
@@ -39,13 +39,17 @@ class Calls:
 
     Attributes
     ----------
+    count : int
+        How many calls there are.
     words : numpy.ndarray
-        int64, two for each call: the function's address, and the status of a call that did not fail.
+        int64, two for each call, to be copied into a table: the function's address, and the status of a call that did
+        not fail.
     """
 
     def __init__(self, graph: Graph) -> None:
         self._nodes = program.calls(graph)
-        self.words = np.zeros(2 * len(self._nodes), np.int64)
+        self.count = len(self._nodes)
+        self.words = np.zeros(2 * self.count, np.int64)
         self._callbacks: list[Any] = []  # must live as long as their addresses
         for i, node in enumerate(self._nodes):
             function = _function(node)
@@ -55,22 +59,33 @@ class Calls:
                 self._callbacks.append(_callback(node, function))
                 self.words[2 * i] = ctypes.cast(self._callbacks[-1], ctypes.c_void_p).value or 0
 
+    def begin(self, words: np.ndarray) -> None:
+        """Forget what an interrupt kept :meth:`check` from seeing."""
+        words[1::2] = 0
+        _local.raised = None
+
     def check(self, words: np.ndarray) -> None:
         """Raise what a function raised in the step this thread just ran; ``words`` is their part of its table."""
         failed = np.flatnonzero(words[1::2])
         if not len(failed):
             return
         node, code = self._nodes[failed[0]], int(words[2 * failed[0] + 1])
-        words[1::2] = 0
-        error, _local.error = _local.error, None
-        name, where = _function(node).name, f"  [{node.line}]" if node.line else ""
-        kept = "no state was changed by this step"
-        if error is None:
-            native = _function(node).evaluate is None
-            text = failure(name, ctypes.c_int32(code ^ DONE).value) if native else f"{name} was interrupted"
-            raise RuntimeError(f"{text}; {kept}{where}")
-        error.add_note(f"{name} was called by a compiled step; {kept}{where}")
-        raise error
+        raised, _local.raised = _local.raised, None
+        if raised is not None:
+            node, error = raised
+            error.add_note(f"{_function(node).name} was called by a compiled step{_KEPT}{_where(node)}")
+            raise error
+        name = _function(node).name
+        native = _function(node).evaluate is None
+        text = failure(name, ctypes.c_int32(code ^ DONE).value) if native else f"{name} was interrupted"
+        raise RuntimeError(f"{text}{_KEPT}{_where(node)}")
+
+
+_KEPT = "; no state was changed by this step"
+
+
+def _where(node: Node) -> str:
+    return f"  [{node.line}]" if node.line else ""
 
 
 def _function(node: Node) -> Function:
@@ -82,7 +97,6 @@ def _callback(node: Node, function: Function) -> Any:
     """Return a native function that calls a NumPy function."""
     inputs = [x.spec for x in node.inputs]
     outputs = function.infer(inputs)
-    where = f"  [{node.line}]" if node.line else ""
 
     def call(ins: int, outs: int, sizes: int, shapes: int) -> int:
         pointers = (ctypes.c_void_p * (len(outputs) + 1)).from_address(outs)
@@ -99,12 +113,12 @@ def _callback(node: Node, function: Function) -> Any:
             try:
                 results = function.checked(result, wanted)
             except ShapeError as e:
-                raise ShapeError(f"{e}{where}") from None
+                raise ShapeError(f"{e}{_where(node)}") from None
             for array, pointer in zip(results, pointers, strict=False):
                 ctypes.memmove(pointer, array.ctypes.data, array.nbytes)
             pointers[-1] = DONE
         except BaseException as e:
-            _local.error = e
+            _local.raised = _local.raised or (node, e)
         finally:
             _local.inside = False
         return 0

@@ -75,7 +75,6 @@ class Executable:
         self._written = [s in graph.updates for s in graph.states]
         self._constants = [np.ascontiguousarray(c) for c in program.constants]
         self._calls = Calls(graph)
-        self._check = self._calls.check if len(self._calls.words) else None
         self._first_call = _TABLE + self._arrays + len(states) + len(self._constants)
         self._mode = native.WRITER if self.writes else native.PRIVATE if private else native.READER
         self._team = workers.team()
@@ -192,6 +191,9 @@ class Executable:
                 self._point(frame)
             words = frame.words
             words[_HEAD] = rows
+            calls = self._calls
+            if calls.count:
+                calls.begin(frame.table[self._first_call :])
             at = _TABLE
             for array in arrays:
                 words[at] = id(array)
@@ -210,8 +212,8 @@ class Executable:
                 code = self._run(frame.address)
             if code == SHORT:
                 self._team.grow()
-            if self._check is not None:
-                self._check(frame.table[self._first_call :])
+            if calls.count:
+                calls.check(frame.table[self._first_call :])
         finally:
             self._free.put(frame)
         if rows != self.capacity:

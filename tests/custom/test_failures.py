@@ -128,6 +128,16 @@ def test_state_that_a_function_reads_after_its_update_is_kept_too() -> None:
     assert step().numpy().tolist() == [5.0, 9.0, 13.0, 17.0]
 
 
+def test_of_two_functions_that_fail_at_once_the_first_is_named() -> None:
+    a = smelt.custom_op(lambda x: 1 / 0, name="a")
+    b = smelt.custom_op(lambda x: [][0], name="b")
+    with pytest.raises((ZeroDivisionError, IndexError)) as caught:
+        smelt.compile(lambda x: a(x) + b(x))(X)
+    name = {ZeroDivisionError: "a", IndexError: "b"}[type(caught.value)]
+    assert caught.value.__notes__[0].startswith(f"{name} was called by a compiled step")
+    assert smelt.compile(lambda x: x + 1.0)(X).shape == X.shape
+
+
 def test_gradients_left_by_backward_are_state() -> None:
     switch = Switch()
     w = smelt.Parameter([1.0, 2.0])
