@@ -33,7 +33,7 @@ class Tensor:
     ----------
     value : array-like
         Copied unless it is a NumPy array. Python floats become float32, Python ints int64. Supported dtypes are
-        float32, float64, int32, int64, uint32, uint8 and bool.
+        float32, float64, int32, int64, uint32, int8, uint8 and bool.
     requires_grad : bool, default False
         Whether ``backward`` leaves a gradient in ``grad``.
     name : str, default ""
@@ -587,6 +587,8 @@ def promote(a: Any, b: Any) -> tuple[Tensor, Tensor]:
         dtype = np.result_type(left.dtype, right.dtype)
         if "f" in kinds and len(kinds) > 1:  # an integer never widens a float, as it would in NumPy
             dtype = left.dtype if left.dtype.kind == "f" else right.dtype
+        elif dtype == np.int16:  # what NumPy gives int8 and uint8
+            dtype = np.dtype(np.int32)
         left, right = left.astype(dtype), right.astype(dtype)
     return left, right
 

@@ -88,8 +88,12 @@ def write_cache(key: str, body: bytes) -> None:
 
 def _trim(folder: Path) -> None:
     """Remove the entries used longest ago until the folder is within its limit."""
-    with os.scandir(folder) as found:  # closed also when an entry is removed meanwhile by another process
-        entries = sorted((e.stat().st_mtime, e.stat().st_size, e.path) for e in found)
+    entries = []
+    with os.scandir(folder) as found:
+        for entry in found:
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                entries.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
+    entries.sort()
     total = sum(size for _, size, _ in entries)
     for _, size, path in entries:
         if total <= MOST_BYTES:

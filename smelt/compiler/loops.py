@@ -100,7 +100,8 @@ class Buffer:
         return self.size * ITEMSIZE[self.dtype]
 
 
-ITEMSIZE = {"f32": 4, "bf16": 2, "f16": 2, "pair": 4, "f64": 8, "i32": 4, "i64": 8, "u32": 4, "u8": 1, "bool": 1}
+ITEMSIZE = {"f32": 4, "bf16": 2, "f16": 2, "pair": 4, "f64": 8}
+ITEMSIZE |= {"i32": 4, "i64": 8, "u32": 4, "i8": 1, "u8": 1, "bool": 1}
 
 
 @dataclass(eq=False, slots=True)

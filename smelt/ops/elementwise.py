@@ -88,7 +88,7 @@ class Elementwise(Primitive):
         for s in shapes:
             yield Sample(s, dtypes=dtypes, low=low, high=high)
         if self.takes == _NUMBER:
-            for integer in ("int64", "int32", "uint8"):
+            for integer in ("int64", "int32", "int8", "uint8"):
                 yield Sample(((37,),) * self.arity, dtypes=dict.fromkeys(range(self.arity), integer))
 
 
@@ -198,6 +198,9 @@ cast = Cast(
         Sample(((35,),), {"dtype": "int64"}, dtypes={0: "bool"}),
         Sample(((35,),), {"dtype": "bool"}, dtypes={0: "int64"}),
         Sample(((35,),), {"dtype": "uint8"}, low=0.0, high=255.0),
+        Sample(((35,),), {"dtype": "int8"}, low=-128.0, high=127.0),
+        Sample(((35,),), {"dtype": "int32"}, dtypes={0: "int8"}, below=128),
+        Sample(((35,),), {"dtype": "int8"}, dtypes={0: "uint8"}, below=256),
         Sample(((35,),), {"dtype": "int32"}, dtypes={0: "int64"}, below=2**31),
         Sample(((35,),), {"dtype": "float64"}, dtypes={0: "uint32"}, below=2**32),
     ),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from smelt.tensor import Tensor
 
 Shape = tuple[int, ...]
-DTypes = ("float32", "float64", "int32", "int64", "uint32", "uint8", "bool")
+DTypes = ("float32", "float64", "int32", "int64", "uint32", "int8", "uint8", "bool")
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,7 @@ LAYOUTS: dict[str, np.ndarray] = {
     "broadcast": np.broadcast_to(np.arange(3, dtype=np.float32), (4, 3)),
     "Fortran": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
     "unaligned": np.frombuffer(b"\0" * 4 + np.arange(5, dtype=np.float32).tobytes(), np.float32, offset=4),
+    "int8": np.arange(-128, -122, dtype=np.int8),
     "uint8": np.arange(250, 256, dtype=np.uint8),
     "bool": np.array([True, False, True]),
     "int32": np.arange(-3, 3, dtype=np.int32),

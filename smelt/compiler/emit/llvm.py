@@ -24,7 +24,7 @@ from smelt.ops.primitive import HALVES
 CTX_ARENA, CTX_TEAM, CTX_STAMPS, CTX_TABLE = 8, 16, 24, 32  # byte offsets in the context; the rows are at 0
 
 MEMORY = {"f32": "float", "f64": "double", "i32": "i32", "u32": "i32", "i64": "i64", "u8": "i8", "bool": "i8"}
-MEMORY |= {"bf16": "i16", "f16": "i16", "pair": "i32"}
+MEMORY |= {"bf16": "i16", "f16": "i16", "i8": "i8", "pair": "i32"}
 ALIGN = {"float": 4, "double": 8, "i64": 8, "i32": 4, "i16": 2, "i8": 1}
 REGISTER = {**MEMORY, "bool": "i1"}
 _FLOATS = ("f32", "f64")
@@ -426,7 +426,7 @@ class _Function:
 
     def _cast(self, a: Value, out: Value) -> None:
         source, target, to = a.dtype, out.dtype, type_of(out.dtype, out.lanes)
-        bits = {"f32": 32, "f64": 64, "i32": 32, "u32": 32, "i64": 64, "u8": 8, "bool": 1}
+        bits = {"f32": 32, "f64": 64, "i32": 32, "u32": 32, "i64": 64, "i8": 8, "u8": 8, "bool": 1}
         if source in HALVES:
             self._set(out, halves.widen(self._new, self._operand(a), source, a.lanes))
         elif target in HALVES:
