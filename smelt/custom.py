@@ -136,9 +136,9 @@ def custom_op(
         Receives tensors: the gradient of each result, each result, each operand, in this order; returns the gradient
         of each operand, or None where there is none. Another custom operation, or a function of tensors.
     per_sample : bool or sequence of int, default False
-        Whether the operation works on each entry of the first axis by itself: on that of all operands and results, or
-        of the operands with these numbers and of the results. Such an operation runs on a smaller last batch without
-        another compilation, and a native one on several threads at once.
+        Whether a native function works on each entry of the first axis by itself: on that of all operands and results,
+        or of the operands with these numbers and of all results. It is then called from several threads at once, each
+        time for a slice of the samples.
     inputs : sequence of dtype names or (dtype name, axes), optional
         What the operands must be. A native function needs it.
     name : str, optional
@@ -160,11 +160,11 @@ def custom_op(
     Examples
     --------
     >>> import numpy as np, smelt
-    >>> @smelt.custom_op(per_sample=True)
+    >>> @smelt.custom_op
     ... def swish_grad(grad, y, x):
     ...     s = 1 / (1 + np.exp(-x))
     ...     return grad * (s + y * (1 - s))
-    >>> @smelt.custom_op(per_sample=True, gradient=swish_grad)
+    >>> @smelt.custom_op(gradient=swish_grad)
     ... def swish(x):
     ...     return x / (1 + np.exp(-x))
     >>> w = smelt.Parameter([[0.0, 1.0]])
@@ -185,6 +185,8 @@ def custom_op(
             raise ValueError(
                 at_user_line("custom_op: a native function cannot check its operands: expected inputs=...")
             )
+        if not address and per_sample is not False:
+            raise ValueError(at_user_line("custom_op: per_sample is for native functions, received a Python function"))
         title = re.sub(r"\W", "_", name or getattr(function, "__name__", "").replace("<lambda>", "") or "custom")
         made = Function(
             name=title,

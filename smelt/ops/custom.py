@@ -45,7 +45,7 @@ class Function:
     inputs : tuple of (dtype, rank or None), or None
         What the operands must be.
     samples : tuple of int, or None
-        Operands whose first axis holds samples that do not see each other; ``()`` means all of them.
+        Of a native function: operands whose first axis holds samples that do not see each other; ``()`` means all.
     gradient : callable or None
         ``(*grads, *results, *operands)`` to a gradient for each operand.
     """
@@ -73,7 +73,7 @@ class Function:
         """Return what the results are, and how they follow the batch."""
         self._check_inputs(specs)
         plain = [Spec(s.shape, s.dtype) for s in specs]
-        outs = _specs(self.name, self.out(*plain) if self.out else plain[:1])
+        outs = self._declared(plain)
         if self.samples is not None:
             sizes = {(*s.shape, -1)[0] for s in (*(plain[i] for i in self.batch(len(specs))), *outs)}
             if len(sizes) != 1 or -1 in sizes:
@@ -81,8 +81,11 @@ class Function:
                     f"{self.name} works on samples: expected one size of the first axis, received "
                     f"{', '.join(map(str, plain))} and results {', '.join(map(str, outs))}"
                 )
-        rows, exact = self._rows(specs)
-        return [Spec(s.shape, s.dtype, rows, exact) for s in outs]
+        return self._follow(specs, outs)
+
+    def _declared(self, specs: list[Spec]) -> list[Spec]:
+        """Return what ``out`` gives for operands of these shapes."""
+        return _specs(self.name, self.out(*specs) if self.out else specs[:1])
 
     def batch(self, count: int) -> tuple[int, ...]:
         """Return the operands, of ``count``, whose first axis holds samples."""
@@ -102,19 +105,41 @@ class Function:
                 axes = "" if rank is None else f" of {rank} axes"
                 raise ShapeError(f"{self.name}: expected operand {i} to be {dtype}{axes}, received {spec}")
 
-    def _rows(self, specs: Sequence[Spec]) -> tuple[Rows | None, str]:
-        if all(s.rows is None for s in specs):
-            return None, ""
-        if self.samples is None:
-            return None, f"{self.name} is not declared per_sample"
-        batch = self.batch(len(specs))
-        follow = {specs[i].rows for i in batch}
-        rows = specs[batch[0]].rows
-        if len(follow) != 1 or rows is None or rows.axis != 0:
-            return None, f"{self.name}: the first axes of its operands are not all the batch"
-        if any(s.rows for i, s in enumerate(specs) if i not in batch):
-            return None, f"{self.name}: an operand that is not declared to hold samples follows the batch"
-        return rows, ""
+    def _follow(self, specs: Sequence[Spec], outs: list[Spec]) -> list[Spec]:
+        """Return the results' specs with the axis that follows the batch, or why that is not known."""
+        follow = {s.rows for s in specs if s.rows}
+        if not follow:
+            return outs
+        found: Sequence[Rows | None] | None
+        if any(r.axis for r in follow):
+            found, why = None, "the batch is not the first axis of its operands"
+        elif self.samples is None:
+            found, why = self._vary(specs, outs), "the shapes of its results are not those of another batch"
+        else:
+            batch = self.batch(len(specs))
+            right = len(follow) == 1 and all((s.rows is not None) == (i in batch) for i, s in enumerate(specs))
+            found, why = [*follow] * len(outs) if right else None, "the batch is not the operands that hold samples"
+        if found is None:
+            return [Spec(s.shape, s.dtype, None, f"{self.name}: {why}") for s in outs]
+        return [Spec(s.shape, s.dtype, r) for s, r in zip(outs, found, strict=True)]
+
+    def _vary(self, specs: Sequence[Spec], outs: Sequence[Spec]) -> list[Rows | None] | None:
+        """Return how the results follow the batch: as the shapes do that ``out`` gives for another batch."""
+        size = next(s.shape[0] // s.rows.per for s in specs if s.rows)
+        other = size - 1 or 2
+        varied = [Spec((other * s.rows.per, *s.shape[1:]) if s.rows else s.shape, s.dtype) for s in specs]
+        try:
+            again = self._declared(varied)
+        except Exception:  # of the user's function: it takes this batch only
+            return None
+        found: list[Rows | None] = []
+        for a, b in zip(outs, again, strict=False):
+            per = a.shape[0] // size if a.shape else 0
+            if a.shape == b.shape:
+                found.append(None)
+            elif a.shape == (per * size, *a.shape[1:]) and b.shape == (per * other, *a.shape[1:]):
+                found.append(Rows(0, per))
+        return found if len(found) == len(outs) == len(again) else None
 
     # --- running -----------------------------------------------------------------------------------------------
 

@@ -13,13 +13,13 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return (1 / (1 + np.exp(-x))).astype(x.dtype)
 
 
-@smelt.custom_op(per_sample=True)
+@smelt.custom_op
 def swish_grad(grad: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     s = sigmoid(x)
     return grad * (s + y * (1 - s))
 
 
-@smelt.custom_op(per_sample=True, gradient=swish_grad)
+@smelt.custom_op(gradient=swish_grad)
 def swish(x: np.ndarray) -> np.ndarray:
     return x * sigmoid(x)
 
@@ -29,8 +29,7 @@ def tensor_rule(grad: Any, y: Any, x: Any) -> Any:
     return grad * (s + y * (1.0 - s))
 
 
-swish_by_tensors = smelt.custom_op(lambda x: x * sigmoid(x), per_sample=True, gradient=tensor_rule, name="swish2")
-whole_swish = smelt.custom_op(lambda x: x * sigmoid(x), gradient=tensor_rule, name="whole_swish")
+swish_by_tensors = smelt.custom_op(lambda x: x * sigmoid(x), gradient=tensor_rule, name="swish2")
 
 
 @smelt.custom_op(out=lambda gs, gm, s, m, x, w: [x, w])
@@ -42,9 +41,7 @@ def moments_grad(
     return dx.astype(x.dtype), dw.astype(w.dtype)
 
 
-@smelt.custom_op(
-    out=lambda x, w: [((x.shape[0],), x.dtype), ((x.shape[0],), x.dtype)], gradient=moments_grad, per_sample=[0]
-)
+@smelt.custom_op(out=lambda x, w: [((x.shape[0],), x.dtype), ((x.shape[0],), x.dtype)], gradient=moments_grad)
 def moments(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the weighted sum of each row, and of its squares: (n, k), (k,) -> (n,), (n,)."""
     return x @ w, (x * x) @ w

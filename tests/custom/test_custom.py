@@ -16,12 +16,12 @@ from smelt.graph.trace import Tracer
 from smelt.ops import Rows, Spec
 from smelt.tensor import Tensor
 
-from .functions import moments, swish, swish_by_tensors, whole_swish
+from .functions import moments, swish, swish_by_tensors
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(6, 5)).astype(np.float32)
 W = RNG.normal(size=5).astype(np.float32)
-UNARY = [swish, swish_by_tensors, whole_swish]
+UNARY = [swish, swish_by_tensors]
 
 
 def reference(x: np.ndarray) -> np.ndarray:
@@ -156,7 +156,7 @@ def test_results_go_where_they_are_wanted() -> None:
 
 def test_images_reach_the_function_in_logical_order() -> None:
     conv = nn.Conv2d(2, 17, 3, padding=1)
-    flip = smelt.custom_op(lambda x: x[:, ::-1], per_sample=True, name="flip")
+    flip = smelt.custom_op(lambda x: x[:, ::-1], name="flip")
     x = RNG.normal(size=(3, 2, 7, 6)).astype(np.float32)
 
     def f(x: Tensor) -> Tensor:
@@ -167,36 +167,91 @@ def test_images_reach_the_function_in_logical_order() -> None:
         np.testing.assert_allclose(smelt.compile(f)(x).numpy(), want, rtol=1e-4, atol=1e-6)
 
 
-def test_a_ragged_batch_runs_the_same_code_when_the_operation_is_per_sample(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_ragged_batch_runs_the_same_code(capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[tuple[int, ...]] = []
 
     def forward(x: np.ndarray) -> np.ndarray:
         seen.append(x.shape)
-        return x * 2
+        return x - x.mean(0)
 
-    for per_sample, traces in ((True, 1), (False, 2)):
-        seen.clear()
-        double = smelt.custom_op(forward, per_sample=per_sample, gradient=lambda g, y, x: g * 2.0)
-        f = smelt.compile(lambda x, double=double: double(x + 1.0) + 1.0)
-        for rows in (6, 2, 6):
-            np.testing.assert_array_equal(f(X[:rows]).numpy(), (X[:rows] + 1) * 2 + 1)
-        assert f.traces == traces
-        assert seen == [(6, 5), (2, 5), (6, 5)]
-    assert "forward is not declared per_sample" in capsys.readouterr().err
+    centred = smelt.custom_op(forward)
+    f = smelt.compile(lambda x: centred(x + 1.0) + 1.0)
+    for rows in (6, 2, 1, 6):
+        np.testing.assert_array_equal(f(X[:rows]).numpy(), centred(Tensor(X[:rows]) + 1.0).numpy() + 1)
+        assert seen[-1] == seen[-2] == (rows, 5)
+    one_more = smelt.custom_op(
+        lambda x: np.concatenate([x, x[:1]]), out=lambda x: ((x.shape[0] + 1, 5), x.dtype), name="one_more"
+    )
+    g = smelt.compile(lambda x: one_more(x))
+    for rows in (6, 3):
+        np.testing.assert_array_equal(g(X[:rows]).numpy()[:rows], X[:rows])
+    assert (f.traces, g.traces) == (1, 2)
+    assert "one_more: the shapes of its results are not those of another batch" in capsys.readouterr().err
 
 
-def test_where_the_batch_goes_is_inferred() -> None:
-    batch, fixed = Spec((6, 5), np.dtype("f4"), Rows(0)), Spec((6, 5), np.dtype("f4"))
-    across, weight = Spec((5, 6), np.dtype("f4"), Rows(1)), Spec((5,), np.dtype("f4"))
-    infer = smelt.custom_op(lambda a, b: a, per_sample=True)._op.function.infer
-    assert [infer([batch, batch])[0].rows, infer([fixed, fixed])[0].rows] == [Rows(0), None]
-    for specs in ([batch, fixed], [across, across]):
-        assert "not all the batch" in infer(specs)[0].exact
-    infer = smelt.custom_op(lambda a, b: a, per_sample=[0])._op.function.infer
-    assert infer([batch, weight])[0].rows == Rows(0)
-    assert "not declared to hold samples" in infer([batch, batch])[0].exact
+def test_training_on_ragged_batches_with_a_gradient_that_sums_over_the_batch() -> None:
+    results = []
+    for compiled in (False, True):
+        w = smelt.Parameter(W.copy())
+
+        def step(x: Tensor, w: smelt.Parameter) -> Tensor:
+            s, m = moments(x, w)
+            loss = (s * s + m).mean()
+            w.grad = None
+            loss.backward()
+            return loss
+
+        run = smelt.compile(step) if compiled else step
+        losses = []
+        for rows in (6, 4, 6, 1):
+            losses.append(run(Tensor(X[:rows]), w).item())
+            assert w.grad is not None
+            losses += w.grad.tolist()
+        results.append(losses)
+        assert not compiled or run.traces == 1
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
+
+
+def test_how_results_follow_the_batch_is_inferred() -> None:
+    def rows(out: Any, *specs: Spec) -> Any:
+        found = smelt.custom_op(lambda *_: None, out=out)._op.function.infer(specs)
+        return [s.exact or s.rows for s in found]
+
+    f4 = np.dtype("f4")
+    batch, double, one = Spec((6, 5), f4, Rows(0)), Spec((12, 5), f4, Rows(0, 2)), Spec((1, 5), f4, Rows(0))
+    weight, across = Spec((6,), f4), Spec((5, 6), f4, Rows(1))
+    assert rows(None, batch, weight) == [Rows(0)]
+    assert rows(None, weight, batch) == [None]
+    assert rows(lambda x, w: [w, x, ((), "float32"), (x.shape[0], "int64")], batch, weight) == [
+        None,
+        Rows(0),
+        None,
+        Rows(0),
+    ]
+    assert rows(lambda x: ((x.shape[0] * 3, 2), x.dtype), double) == [Rows(0, 6)]
+    assert rows(lambda x: ((x.shape[0] // 2,), x.dtype), double) == [Rows(0)]
+    assert rows(None, one) == [Rows(0)]
+    assert rows(None, weight) == [None]
+
+    def only_six(x: Spec) -> Spec:
+        if x.shape[0] != 6:
+            raise ValueError("six")
+        return x
+
+    unknown = ["custom: the shapes of its results are not those of another batch"]
+    for out in (lambda x: ((5, x.shape[0]), x.dtype), lambda x: ((x.shape[0] + 1,), x.dtype), only_six):
+        assert rows(out, batch) == unknown
+    assert rows(lambda x: [x] * (x.shape[0] // 6 + 1), batch) == unknown * 2
+    assert rows(None, across) == ["custom: the batch is not the first axis of its operands"]
+
+
+def test_an_operand_whose_batch_is_another_axis_arrives_whole() -> None:
+    seen: list[tuple[int, ...]] = []
+    op = smelt.custom_op(lambda x: seen.append(x.shape) or x * 2)
+    f = smelt.compile(lambda x: op(x.T))
+    for rows in (6, 4):
+        np.testing.assert_array_equal(f(X[:rows]).numpy(), X[:rows].T * 2)
+    assert seen == [(5, 6), (5, 4)]
 
 
 def test_equal_calls_stay_apart_and_unread_ones_do_not_run() -> None:
@@ -348,16 +403,8 @@ def test_operands_other_than_declared_are_errors() -> None:
     ):
         with pytest.raises(ShapeError, match=r"pick: " + message + r".*\[test_custom.py"):
             op(*map(Tensor, operands))
-    per_sample = smelt.custom_op(lambda x, w: x, per_sample=True, name="pairs")
-    for operands, message in (
-        ((X, W), r"expected one size of the first axis, received f32\[6, 5\], f32\[5\] and results f32\[6, 5\]"),
-        ((np.float32(1), np.float32(1)), r"expected one size of the first axis, received f32\[\], f32\[\]"),
-        ((), "expected at least 1 operand"),
-    ):
-        with pytest.raises(ShapeError, match=message):
-            per_sample(*map(Tensor, operands))
-    with pytest.raises(ShapeError, match="expected at least 4 operands, received 1"):
-        smelt.custom_op(lambda *x: x[0], per_sample=[0, 3])(Tensor(X))
+    with pytest.raises(ShapeError, match="custom: expected at least 1 operands, received 0"):
+        smelt.custom_op(lambda: X)()
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -396,9 +443,7 @@ def test_none_is_a_gradient_of_zero() -> None:
         ({"function": 3}, TypeError, "expected a function or a native function, received int"),
         ({"out": 3}, TypeError, "expected out to be a function, received int"),
         ({"gradient": 3}, TypeError, "expected gradient to be a function, received int"),
-        ({"per_sample": "yes"}, ValueError, "expected per_sample to be a bool or numbers of operands, received 'yes'"),
-        ({"per_sample": [-1]}, ValueError, "expected per_sample"),
-        ({"per_sample": []}, ValueError, "expected per_sample"),
+        ({"per_sample": True}, ValueError, "per_sample is for native functions, received a Python function"),
         ({"inputs": ["float99"]}, ValueError, "expected inputs of float32.*; received 'float99'"),
         ({"inputs": [("float32", -1)]}, ValueError, "received"),
     ],

@@ -30,8 +30,8 @@ class Switch:
         self.fail = ""
         self.error: Callable[[], BaseException] = lambda: Refused("on demand")
         self.threads: set[int] = set()
-        back = smelt.custom_op(lambda g, y, x: self._run("backward", g), per_sample=True, name="back")
-        self.op = smelt.custom_op(lambda x: self._run("forward", x), per_sample=True, gradient=back, name="front")
+        back = smelt.custom_op(lambda g, y, x: self._run("backward", g), name="back")
+        self.op = smelt.custom_op(lambda x: self._run("forward", x), gradient=back, name="front")
 
     def _run(self, where: str, x: np.ndarray) -> np.ndarray:
         self.threads.add(threading.get_ident())
@@ -236,7 +236,7 @@ def test_denormals_are_kept_in_numpy_functions() -> None:
 
 
 def test_several_python_threads_may_step_at_once() -> None:
-    op = smelt.custom_op(lambda x: x * 2, per_sample=True)
+    op = smelt.custom_op(lambda x: x * 2)
     step = smelt.compile(lambda x: op(x) + 1.0)
     step(X)
     wrong: list[int] = []

@@ -16,6 +16,7 @@ import pytest
 
 import smelt
 from smelt import ShapeError, nn, optim
+from smelt.ops import Rows, Spec
 from smelt.ops.custom import PROTOTYPE, SLICES
 from smelt.tensor import Tensor
 
@@ -174,7 +175,7 @@ class Net(nn.Module):
         return self.last(bent(row_scale(c_swish(self.first(x)), self.scale)))
 
 
-def train(threads: int | None, compiled: bool = True) -> tuple[list[float], dict[str, np.ndarray]]:
+def train(threads: int | None, steps: int, compiled: bool = True) -> tuple[list[float], dict[str, np.ndarray]]:
     smelt.set_threads(threads)
     smelt.seed(2)
     model = Net()
@@ -188,18 +189,22 @@ def train(threads: int | None, compiled: bool = True) -> tuple[list[float], dict
 
     run = smelt.compile(step) if compiled else step
     x, y = Tensor(X), Tensor((X[:, 0] * X[:, 1] > 0).astype(np.int64))
-    return [run(x, y).item() for _ in range(25)], model.state_dict()
+    return [run(x, y).item() for _ in range(steps)], model.state_dict()
 
 
-def test_training_is_the_same_for_any_number_of_threads_and_learns() -> None:
-    losses, weights = train(1)
+def test_training_learns_as_eagerly() -> None:
+    losses, _ = train(None, 25)
     assert losses[-1] < 0.5 * losses[0]
+    eager, _ = train(None, 25, compiled=False)
+    np.testing.assert_allclose(losses, eager, rtol=2e-3, atol=1e-4)
+
+
+def test_training_is_the_same_for_any_number_of_threads() -> None:
+    losses, weights = train(1, 5)
     for threads in (2, 3, 8):
-        again, same = train(threads)
+        again, same = train(threads, 5)
         assert again == losses
         assert all(same[name].tobytes() == value.tobytes() for name, value in weights.items())
-    eager, _ = train(None, compiled=False)
-    np.testing.assert_allclose(losses, eager, rtol=2e-3, atol=1e-4)
 
 
 def test_a_copy_of_a_model_calls_the_same_function() -> None:
@@ -219,6 +224,43 @@ def test_operands_are_checked_before_native_code_sees_them() -> None:
         for f in (row_scale, smelt.compile(lambda *x: row_scale(*x))):
             with pytest.raises(ShapeError, match=message + r".*\[test_native.py"):
                 f(*map(Tensor, operands))
+
+
+def test_a_per_sample_function_has_one_size_of_the_first_axis() -> None:
+    pairs = smelt.custom_op(LIBRARY.same, inputs=["float32"] * 2, per_sample=True, name="pairs")
+    for operands, message in (
+        ((X, W), r"expected one size of the first axis, received f32\[40, 7\], f32\[7\] and results f32\[40, 7\]"),
+        ((np.float32(1), np.float32(1)), r"expected one size of the first axis, received f32\[\], f32\[\]"),
+    ):
+        with pytest.raises(ShapeError, match="pairs works on samples: " + message):
+            pairs(*map(Tensor, operands))
+    with pytest.raises(ShapeError, match="expected at least 4 operands, received 1"):
+        smelt.custom_op(LIBRARY.same, inputs=["float32"], per_sample=[0, 3])(Tensor(X))
+    for wrong in ("yes", [-1], [], [True]):
+        with pytest.raises(ValueError, match="expected per_sample to be a bool or numbers of operands, received"):
+            smelt.custom_op(LIBRARY.same, inputs=["float32"], per_sample=wrong)
+
+
+def test_which_operands_hold_samples_decides_what_follows_the_batch() -> None:
+    batch, fixed = Spec((6, 5), np.dtype("f4"), Rows(0)), Spec((6, 5), np.dtype("f4"))
+
+    def rows(per_sample: Any, *specs: Spec) -> Any:
+        op = smelt.custom_op(LIBRARY.same, inputs=["float32"] * 2, per_sample=per_sample)
+        return [s.exact or s.rows for s in op._op.function.infer(specs)]
+
+    assert rows(True, batch, batch) == [Rows(0)]
+    assert rows(True, fixed, fixed) == [None]
+    assert rows([0], batch, fixed) == [Rows(0)]
+    wrong = ["same: the batch is not the operands that hold samples"]
+    assert rows(True, batch, fixed) == rows([0], batch, batch) == rows([1], batch, fixed) == wrong
+
+
+def test_a_function_that_is_not_per_sample_sees_the_true_batch() -> None:
+    whole = smelt.custom_op(LIBRARY.rows_of_call, inputs=["float32"])
+    f = smelt.compile(lambda x: whole(x * 1.0))
+    for rows in (40, 7, 1):
+        assert set(f(X[:rows]).numpy().ravel()) == {rows}
+    assert f.traces == 1
 
 
 def test_what_is_no_such_function_is_refused() -> None:

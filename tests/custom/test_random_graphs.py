@@ -22,10 +22,8 @@ from smelt.tensor import Tensor
 
 from .native import native_same, whole_same
 
-numpy_same = smelt.custom_op(lambda x: x, per_sample=True, gradient=lambda g, y, x: numpy_same(g))
-twice = smelt.custom_op(
-    lambda x: (x, x + x), out=lambda x: [x, x], per_sample=True, gradient=lambda g, h, y, z, x: g + h * 2.0
-)
+numpy_same = smelt.custom_op(lambda x: x, gradient=lambda g, y, x: numpy_same(g))
+twice = smelt.custom_op(lambda x: (x, x + x), out=lambda x: [x, x], gradient=lambda g, h, y, z, x: g + h * 2.0)
 IDENTITIES: list[Callable[[Any], Any]] = [
     numpy_same,
     native_same,

@@ -40,7 +40,7 @@ def emit_call(f: _Function, slot: int, python: bool, inputs: Sequence[Operand], 
         start, size = f._temp(), Index(1)
         f._line(f"{start} = getelementptr i64, ptr {dims}, i64 {at}")
         put(shapes, k, f"ptr {start}")
-        for d in o.dims:  # all but the first are constants
+        for d in o.dims:  # all but one are constants
             put(dims, at, f"i64 {f.integer(d)}")
             size, at = (size * d.const if not d.terms else d * size.const), at + 1
         put(sizes, k, f"i64 {f.integer(size)}")

@@ -7,6 +7,8 @@ slice begins does not depend on how many threads there are. Any other native fun
 
 from __future__ import annotations
 
+import math
+
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import AnyIndex, Buffer, Builder, Index, Kernel, Operand, Range, as_index, var
 from smelt.compiler.passes.fuse import Group
@@ -23,38 +25,38 @@ def lower_call(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kern
     function = node.op.function
     operands = [plan.operand(node, i) for i in range(len(node.inputs))]
     specs = function.infer([x.spec for x in node.inputs])
-    outputs = _results(plan, group, specs, name)
     b = Builder(name)
-    extent = var("n") * specs[0].rows.per if specs[0].rows else Index(specs[0].shape[0] if specs[0].shape else 1)
-    batch = function.batch(len(operands))
     slot = plan.calls[node.attrs["call"]]
+    reads = [(plan.storage[x], x.spec) for x in operands]
+    writes = list(zip(_results(plan, group, specs, name), specs, strict=True))
+    batch = function.batch(len(operands))
 
-    def call(low: AnyIndex, rows: Index) -> None:
-        def part(storage: Storage, spec: Spec, cut: bool) -> Operand:
-            dims = tuple(Index(d) for d in spec.shape)
-            if not cut:
-                return Operand(storage.buffer, Index(storage.offset), dims)
-            row = 1
-            for d in spec.shape[1:]:
-                row *= d
-            return Operand(storage.buffer, as_index(low) * row + storage.offset, (rows, *dims[1:]))
+    def call(cut: tuple[AnyIndex, Index] | None) -> None:
+        def part(storage: Storage, spec: Spec, samples: bool) -> Operand:
+            dims = [Index(d) for d in spec.shape]
+            if spec.rows:
+                dims[spec.rows.axis] = var("n") * spec.rows.per
+            index = Index(storage.offset)
+            if cut and samples:
+                low, dims[0] = cut
+                index = as_index(low) * math.prod(spec.shape[1:]) + index
+            return Operand(storage.buffer, index, tuple(dims))
 
-        reads = [part(plan.storage[x], x.spec, i in batch) for i, x in enumerate(operands)]
-        writes = [part(s, spec, function.samples is not None) for s, spec in zip(outputs, specs, strict=True)]
-        b.call(function.name, slot, function.evaluate is not None, reads, writes)
+        ins = [part(*read, samples=i in batch) for i, read in enumerate(reads)]
+        outs = [part(*write, samples=True) for write in writes]
+        b.call(function.name, slot, function.evaluate is not None, ins, outs)
 
-    if function.evaluate is not None:
-        call(0, extent)
-        units = Range(1, caller=True)
-    elif function.samples is None:
-        call(0, extent)
-        units = Range(1)
+    if function.samples is None:
+        call(None)
+        units = Range(1, caller=function.evaluate is not None)
     else:
+        first = specs[0]
+        extent = var("n") * first.rows.per if first.rows else Index(first.shape[0])
         with b.loop("s", var("lo"), var("hi")) as s:
             low = b.let("low", "muldiv", extent, s, SLICES)
             high = b.let("high", "muldiv", extent, s + 1, SLICES)
             with b.when(low, high):
-                call(low, high + low * -1)
+                call((low, high + low * -1))
         units = Range(SLICES)
     kernel = b.finish(units)
     kernel.status = slot + 1
