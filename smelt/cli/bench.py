@@ -40,7 +40,8 @@ def compare_libraries(
         show(comparison, output)
     if len(suite.comparisons) > 1:
         output.say()
-        for line in ratios(suite):
+        print_table(*summary(suite), output)
+        for line in means(suite):
             output.say(line)
     output.result(suite.to_dict())
 
@@ -115,7 +116,9 @@ def header(suite: Suite) -> list[str]:
 def show(comparison: Comparison, output: Output) -> None:
     """Print the table of one network, what was skipped, and the ratios."""
     body = rows(comparison)
-    if output.fancy:
+    if not body:
+        output.say("  nothing could be measured")
+    elif output.fancy:
         output.table(HEAD, body, (), left=3)
     else:
         for line in aligned([HEAD, *body], left=[0, 2]):
@@ -134,7 +137,7 @@ def show(comparison: Comparison, output: Output) -> None:
 
 def remarks(comparison: Comparison) -> list[str]:
     """Return who was left out, and whether other programs disturbed."""
-    lines = [f"{s.library}, {s.threads} threads, is left out: {s.reason}" for s in comparison.skipped]
+    lines = [f"{s.library}, {threads_of(s.threads)}, is left out: {s.reason}" for s in comparison.skipped]
     if comparison.others is not None and comparison.others > BUSY:
         lines.append(f"other programs kept {comparison.others:.1f} processors busy meanwhile: measure again")
     return lines
@@ -166,18 +169,50 @@ def milliseconds(least: float) -> Callable[[float], str]:
     return lambda time: f"{time:.{digits}f}"
 
 
-def ratios(suite: Suite) -> list[str]:
-    """Return each network's ratio against its best peer, and their geometric mean."""
-    lines = []
+def summary(suite: Suite) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of one table for all networks: each library at its best, and the ratio."""
+    libraries = list(dict.fromkeys(r.library for c in suite.comparisons for r in c.results))
+    body = []
     for c in suite.comparisons:
+        cells = [f"{c.network}, {c.batch}"]
+        for library in libraries:
+            best = c.best(library)
+            cells.append(_cell(best) if best else "")
         ratio = c.ratio(c.peers[0]) if c.peers else None
-        if ratio is not None:
-            lines.append(f"{c.network}, batch {c.batch}: {ratio:.2f} times as fast as {c.peers[0]}")
-    mean = suite.geometric_mean()
-    return [*lines, f"geometric mean: {mean:.2f} times as fast as the best peer"] if mean is not None else lines
+        body.append([*cells, "" if ratio is None else f"{ratio:.2f}"])
+    return ["network, batch", *(f"{name}, ms" for name in libraries), "ratio to the best peer"], body
 
 
-def aligned(table: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+def _cell(r: Result) -> str:
+    show = milliseconds(r.median)
+    return f"{show(r.median)} ({show(r.low)} to {show(r.high)}), {threads_of(r.threads)}, {r.form}"
+
+
+def means(suite: Suite) -> list[str]:
+    """Return the geometric mean of the ratios, apart for batch 1 where there are both."""
+    every, one, more = (suite.geometric_mean(b) for b in (None, True, False))
+    if every is None:
+        return []
+    apart = f" (batch 1: {one:.2f}, larger: {more:.2f})" if one is not None and more is not None else ""
+    return [f"geometric mean of the ratios: {every:.2f}{apart}"]
+
+
+def threads_of(count: int) -> str:
+    """Return how many threads, in words."""
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def print_table(head: Sequence[str], body: Sequence[Sequence[str]], output: Output) -> None:
+    """Print a table, the first column to the left; where nobody watches, such that a page can take it as it is."""
+    if output.fancy:
+        output.table(head, body, (), left=1)
+        return
+    rule = ["-" * max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
+    for line in aligned([head, rule, *body], [0], " | "):
+        output.say(f"| {line} |")
+
+
+def aligned(table: Sequence[Sequence[str]], left: Sequence[int], between: str = "  ") -> list[str]:
     """Return lines whose columns are aligned, those listed to the left.
 
     Examples
@@ -190,4 +225,4 @@ def aligned(table: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
         [t.ljust(w) if i in left else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True))]
         for row in table
     ]
-    return ["  ".join(row).rstrip() for row in cells]
+    return [between.join(row).rstrip() for row in cells]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import smelt
-from smelt.cli.bench import aligned, described, known_models, milliseconds, remarks
+from smelt.cli.bench import described, known_models, milliseconds, print_table, remarks
 from smelt.cli.output import Output
 from smelt.measure.bench import Comparison, default_work, timeline
 from smelt.measure.bench.first_call import first_calls, import_time
 from smelt.measure.machine import inspect_machine, load
 
+CALL_HEAD = ("network, batch", "", "empty cache, ms", "full cache, ms")
 STAGE_HEAD = ("stage", "threads", "ms per step", "quartiles", "of before", "of first")
 
 
@@ -22,15 +23,14 @@ def time_first_calls(models: str | None, batch: int | None, rounds: int, as_json
     output.say(f"{described(machine)}, load {before:.2f} before")
     imported = import_time(rounds)
     output.say(f"import smelt: {imported.median:.0f} ms ({imported.low:.0f} to {imported.high:.0f})")
-    output.say(f"first call in a fresh process, ms: median (quartiles) of {rounds}")
-    calls = []
+    output.say(f"first call in a fresh process: median (quartiles) of {rounds}")
+    body, calls = [], []
     for call in first_calls(work, ("train", "infer"), rounds):
         what = "training step" if call.kind == "train" else "inference"
-        times = [f"{r.median:7.0f} ({r.low:.0f} to {r.high:.0f})" for r in (call.empty, call.full)]
-        output.say(
-            f"  {call.network + ', batch ' + str(call.batch):<26} {what:<14} empty cache {times[0]}, full {times[1]}"
-        )
+        times = [f"{r.median:.0f} ({r.low:.0f} to {r.high:.0f})" for r in (call.empty, call.full)]
+        body.append([f"{call.network}, {call.batch}", what, *times])
         calls.append(call.to_dict())
+    print_table(CALL_HEAD, body, output)
     output.result(
         {
             "command": "compile",
@@ -51,12 +51,7 @@ def show_timeline(model: str, batch: int | None, threads: int | None, rounds: in
     output.say(f"{described(machine)}, load {before:.2f} before")
     output.say(f"{network}, batch {size}, training steps with Adam: median and quartiles of {rounds} rounds by turns")
     found = timeline(network, size, threads or smelt.get_threads(), rounds)
-    body = stages(found)
-    if output.fancy:
-        output.table(STAGE_HEAD, body, (), left=1)
-    else:
-        for line in aligned([STAGE_HEAD, *body], left=[0]):
-            output.say("  " + line)
+    print_table(STAGE_HEAD, stages(found), output)
     for line in remarks(found):
         output.say("  " + line)
     output.result(

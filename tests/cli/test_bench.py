@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from smelt.cli.bench import ratios, rows
+from smelt.cli.bench import means, rows, summary
 from smelt.cli.bench_own import stages
 from smelt.measure.bench import Comparison, Result, suite
 from smelt.measure.bench.first_call import first_calls
@@ -32,7 +32,8 @@ def test_a_table_with_what_it_depends_on(smelt_command: Smelt, monkeypatch: pyte
     ]
     assert lines[6] == "lenet_300_100, batch 4"
     assert lines[7].split() == ["library", "threads", "form", "ms", "quartiles", "of", "Smelt's"]
-    assert lines[8].split()[:4] == ["smelt", "1", "compiled", "step"] and lines[8].endswith("1.00")
+    assert lines[8].split()[:2] == ["smelt", "1"] and lines[8].endswith("1.00")
+    assert sorted(" ".join(line.split()[2:-5]) for line in lines[8:10]) == ["Trainer.fit", "compiled step"]
 
 
 def test_json_holds_the_same(smelt_command: Smelt) -> None:
@@ -49,11 +50,10 @@ def test_first_calls_with_an_empty_cache_and_a_full_one(smelt_command: Smelt) ->
     assert (done.status, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[1].startswith("import smelt: ")
-    assert [line.split("batch 2")[1].split()[:2] for line in lines[3:]] == [
-        ["training", "step"],
-        ["inference", "empty"],
-    ]
-    assert all(re.search(r"empty cache +\d+ \(\d+ to \d+\), full +\d+ \(", line) for line in lines[3:])
+    body = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[3:]]
+    assert [row[0] for row in body[2:]] == ["lenet_300_100, 2"] * 2
+    assert [row[1] for row in body] == ["", "-" * 13, "training step", "inference"]
+    assert all(re.fullmatch(r"\d+ \(\d+ to \d+\)", cell) for row in body[2:] for cell in row[2:])
 
 
 def test_a_first_call_leaves_alone_the_cache_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,12 +65,14 @@ def test_a_first_call_leaves_alone_the_cache_of_the_user(tmp_path: Path, monkeyp
         list(first_calls([("none", 2)], ["infer"], rounds=1))
 
 
-def test_a_timeline_of_stages(smelt_command: Smelt) -> None:
+def test_a_timeline_of_stages(smelt_command: Smelt, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = ["vectorized", "whole step", "bf16"]
+    monkeypatch.setattr(suite, "STAGES", {name: STAGES[name] for name in some})
     options = ("--model", "lenet_300_100", "--batch", 2, "--threads", 2, "--rounds", 1)
     value = json.loads(smelt_command("bench", "timeline", *options, "--json").out)
-    assert [r["form"] for r in value["results"]] == list(STAGES) and value["skipped"] == []
-    assert [r["threads"] for r in value["results"]] == [1, 1, 1, 2, 2, 2, 2]
-    assert [r["library"] for r in value["results"]] == ["smelt"] * 6 + ["smelt bf16"]
+    assert [r["form"] for r in value["results"]] == some and value["skipped"] == []
+    assert [r["threads"] for r in value["results"]] == [1, 2, 2]
+    assert [r["library"] for r in value["results"]] == ["smelt", "smelt", "smelt bf16"]
     found = Comparison(
         "lenet5", 1, [Result.of("smelt", 1, name, [t]) for name, t in (("a", 8.0), ("b", 4.0), ("c", 1.0))]
     )
@@ -84,7 +86,7 @@ def test_a_timeline_of_stages(smelt_command: Smelt) -> None:
 def test_another_precision_is_measured_beside_float32(smelt_command: Smelt) -> None:
     done = smelt_command("bench", "train", *ONE, "--peers", "", "--precision", "bf16")
     lines = done.out.splitlines()
-    assert sorted(line.split("  ")[1].strip() for line in lines[6:8]) == ["smelt", "smelt bf16"]
+    assert {line.split("  ")[1].strip() for line in lines[6:10]} == {"smelt", "smelt bf16"}
     assert re.fullmatch(r"  Smelt in bf16 is \d+\.\d\d times as fast as in float32", lines[-1])
 
 
@@ -93,11 +95,16 @@ def test_ratios_are_against_the_best_peer() -> None:
     for network, ours, theirs in (("lenet5", 1.0, [4.0, 2.0]), ("resnet8", 2.0, [1.0, 3.0])):
         times = zip(("smelt", "litert", "openvino"), (ours, *theirs), strict=True)
         made.comparisons.append(Comparison(network, 1, [Result.of(name, 1, "f", [t]) for name, t in times]))
-    assert ratios(made) == [
-        "lenet5, batch 1: 2.00 times as fast as openvino",
-        "resnet8, batch 1: 0.50 times as fast as litert",
-        "geometric mean: 1.00 times as fast as the best peer",
-    ]
+    assert summary(made) == (
+        ["network, batch", "smelt, ms", "litert, ms", "openvino, ms", "ratio to the best peer"],
+        [
+            ["lenet5, 1", *(f"{t} ({t} to {t}), 1 thread, f" for t in ("1.00", "4.00", "2.00")), "2.00"],
+            ["resnet8, 1", *(f"{t} ({t} to {t}), 1 thread, f" for t in ("2.00", "1.00", "3.00")), "0.50"],
+        ],
+    )
+    assert means(made) == ["geometric mean of the ratios: 1.00"]
+    made.comparisons[0].batch = 64
+    assert means(made) == ["geometric mean of the ratios: 1.00 (batch 1: 0.50, larger: 2.00)"]
     assert [row[:4] for row in rows(made.comparisons[1])] == [
         ("litert", "1", "f", "1.00"),
         ("smelt", "1", "f", "2.00"),

@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+SHORTEST = 0.2  # seconds; the system counts in hundredths
+
 
 class Others:
     """Processor time that neither this process nor the given ones use, from now on.
@@ -27,12 +29,12 @@ class Others:
         return sum(map(_used_by, self._processes))
 
     def processors(self) -> float | None:
-        """Return how many processors others kept busy on average, or None where the system does not say."""
+        """Return how many processors others kept busy on average, or None where it cannot be said."""
         since, busy, own = self._start
         now = _busy()
-        if busy is None or now is None:
+        seconds = time.perf_counter() - since
+        if busy is None or now is None or seconds < SHORTEST:
             return None
-        seconds = max(time.perf_counter() - since, 1e-3)
         return max(0.0, (now - busy - (self._own() - own)) / seconds)
 
 

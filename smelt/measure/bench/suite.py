@@ -109,10 +109,10 @@ class Suite:
             self.comparisons.append(compare(jobs, self.rounds))
             yield self.comparisons[-1]
 
-    def geometric_mean(self) -> float | None:
-        """Return the mean of all ratios against the best peer of each network, or None without any."""
-        ratios = [c.ratio(c.peers[0]) for c in self.comparisons if c.peers]
-        known = [r for r in ratios if r is not None]
+    def geometric_mean(self, batch_1: bool | None = None) -> float | None:
+        """Return the mean of the ratios against each best peer: of all, of batch 1 alone, or of the others."""
+        chosen = [c for c in self.comparisons if c.peers and batch_1 in (None, c.batch == 1)]
+        known = [r for c in chosen if (r := c.ratio(c.peers[0])) is not None]
         return statistics.geometric_mean(known) if known else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,7 +125,11 @@ class Suite:
             "not_installed": self.absent,
             "rounds": self.rounds,
             "comparisons": [c.to_dict() for c in self.comparisons],
-            "geometric_mean": self.geometric_mean(),
+            "geometric_mean": {
+                "all": self.geometric_mean(),
+                "batch_1": self.geometric_mean(True),
+                "larger_batches": self.geometric_mean(False),
+            },
         }
 
 

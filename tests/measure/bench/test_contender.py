@@ -29,9 +29,9 @@ def contender() -> Iterator[Contender]:
 
 
 def test_a_contender_tells_what_it_built_and_times_it(contender: Contender) -> None:
-    assert contender.forms == ["compiled step"] and contender.parameters == 266_610
+    assert contender.forms == ["compiled step", "Trainer.fit"] and contender.parameters == 266_610
     assert contender.outputs.shape == (4, 10) and len(contender.losses) == 3
-    assert 0 < contender.burst("compiled step", 2) < 60_000
+    assert all(0 < contender.burst(form, 2) < 60_000 for form in contender.forms)
 
 
 class _Other:
@@ -66,7 +66,7 @@ def test_a_library_that_computes_something_else_is_refused(contender: Contender,
 
 def test_a_library_that_fails_is_left_out_and_the_others_measured() -> None:
     comparison = compare([JOB, replace(JOB, library="nowhere"), replace(JOB, network="none")], rounds=2)
-    assert [r.library for r in comparison.results] == ["smelt"]
+    assert [(r.library, r.form) for r in comparison.results] == [("smelt", f) for f in ("compiled step", "Trainer.fit")]
     assert comparison.ratio("nowhere") is None and comparison.peers == []
     assert sorted(s.reason for s in comparison.skipped) == [
         "KeyError: 'none'",
@@ -103,4 +103,4 @@ def test_our_own_work_is_not_counted_as_that_of_others() -> None:
     others = Others([])
     busy = sum(i * i for i in range(3_000_000))
     used = others.processors()
-    assert busy and (used is None or used <= (os.cpu_count() or 1))
+    assert busy and (used is None or used <= 1.1 * (os.cpu_count() or 1))
