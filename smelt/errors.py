@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import linecache
 import os
+import re
 import sys
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -54,3 +55,14 @@ def at_user_line(message: str) -> str:
     """Return ``message`` followed by the user's line, when there is one."""
     line = user_line()
     return f"{message}  [{line}]" if line else message
+
+
+def without_user_line(text: str) -> str:
+    """Return a message without the line of code at its end: a recipe has none.
+
+    Examples
+    --------
+    >>> without_user_line("Adam: lr: expected a number  [main.py:3: main()]")
+    'Adam: lr: expected a number'
+    """
+    return re.sub(r"\s+\[[^\[\]]*?\.?\w*:\d+(: .*)?\]$", "", text, flags=re.DOTALL)

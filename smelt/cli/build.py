@@ -20,7 +20,7 @@ from smelt import data as datasets
 from smelt import nn, optim
 from smelt.cli.recipe import Recipe, check_name
 from smelt.data import ArrayDataset, DataError
-from smelt.errors import FileError, RecipeError, ShapeError
+from smelt.errors import FileError, RecipeError, ShapeError, without_user_line
 from smelt.measure.summary import Summary, summary
 from smelt.models import MODELS
 
@@ -72,17 +72,6 @@ def blame(recipe: Recipe, table: str) -> Iterator[None]:
         if named and named[1] in recipe.tables.get(table, {}):
             raise recipe.error(table, named[1], named[2]) from None
         raise recipe.error(table, "", text) from None
-
-
-def without_user_line(text: str) -> str:
-    """Return a message without the line of code at its end: a recipe has none.
-
-    Examples
-    --------
-    >>> without_user_line("Adam: lr: expected a number  [main.py:3: main()]")
-    'Adam: lr: expected a number'
-    """
-    return re.sub(r"\s+\[[^\[\]]*?\.?\w*:\d+(: .*)?\]$", "", text, flags=re.DOTALL)
 
 
 def options_of(make: Callable[..., Any]) -> dict[str, Any]:

@@ -12,9 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from smelt.cli.build import without_user_line
 from smelt.data import DataError
-from smelt.errors import FileError, RecipeError, ShapeError, TraceError
+from smelt.errors import ExportError, FileError, RecipeError, ShapeError, TraceError, without_user_line
 
 FAILED, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -76,7 +75,7 @@ def user_errors() -> tuple[type[BaseException], ...]:
     """Return the errors that a user can cause and mend: they are told in one line, without a traceback."""
     from smelt.train import NonFiniteLoss
 
-    return (RecipeError, FileError, DataError, ShapeError, TraceError, NonFiniteLoss, OSError, MemoryError)
+    return (RecipeError, ExportError, FileError, DataError, ShapeError, TraceError, NonFiniteLoss, OSError, MemoryError)
 
 
 def one_line(error: BaseException) -> str:

@@ -44,6 +44,13 @@ def pair(owner: str, name: str, value: Any, low: int = 1) -> tuple[int, int]:
     return n, n
 
 
+def sides(owner: str, name: str, value: Any) -> tuple[int, ...]:
+    """Return an integer or pair ≥ 0 as (rows, columns), or four integers as they are: top, bottom, left, right."""
+    if isinstance(value, (tuple, list)) and len(value) == 4:
+        return tuple(integer(owner, name, v, 0) for v in value)
+    return pair(owner, name, value, low=0)
+
+
 def sizes(owner: str, name: str, value: Any, most: int = 8) -> tuple[int, ...]:
     """Return an integer, or one to ``most`` of them, as a tuple."""
     items = value if isinstance(value, (tuple, list)) else (value,)

@@ -6,7 +6,7 @@ import math
 
 from smelt.nn import functional as F
 from smelt.nn import init
-from smelt.nn.arguments import flag, integer, pair, wrong
+from smelt.nn.arguments import flag, integer, pair, sides, wrong
 from smelt.nn.module import Module
 from smelt.tensor import Parameter, Tensor
 
@@ -35,8 +35,9 @@ class Conv2d(Module):
         Rows and columns of the kernels.
     stride : int or pair, default 1
         Step between windows.
-    padding : int, pair, "same" or "valid", default 0
-        Zeros around the image. "same" gives ⌈H / stride⌉ rows: for any stride, as in TensorFlow.
+    padding : int, pair, four ints, "same" or "valid", default 0
+        Zeros around the image; four are top, bottom, left and right. "same" gives ⌈H / stride⌉ rows: for any
+        stride, as in TensorFlow.
     dilation : int or pair, default 1
         Step between the elements of a kernel.
     groups : int, default 1
@@ -70,7 +71,7 @@ class Conv2d(Module):
         out_channels: int,
         kernel_size: int | Pair,
         stride: int | Pair = 1,
-        padding: int | Pair | str = 0,
+        padding: int | tuple[int, ...] | str = 0,
         dilation: int | Pair = 1,
         groups: int = 1,
         bias: bool = True,
@@ -78,13 +79,13 @@ class Conv2d(Module):
         self.in_channels, self.out_channels, self.groups = _channels("Conv2d", in_channels, out_channels, groups)
         self.kernel_size = pair("Conv2d", "kernel_size", kernel_size)
         self.stride = pair("Conv2d", "stride", stride)
-        self.padding: Pair | str
+        self.padding: tuple[int, ...] | str
         if isinstance(padding, str):
             if padding not in ("same", "valid"):
                 raise wrong("Conv2d", "padding", "integers ≥ 0, 'same' or 'valid'", padding)
             self.padding = padding
         else:
-            self.padding = pair("Conv2d", "padding", padding, low=0)
+            self.padding = sides("Conv2d", "padding", padding)
         self.dilation = pair("Conv2d", "dilation", dilation)
         has_bias = flag("Conv2d", "bias", bias)
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)

@@ -2,3 +2,7 @@
 
 Needs the package ``onnx``: ``pip install smelt[onnx]``.
 """
+
+from smelt.onnx.reader.load import load
+
+__all__ = ["load"]

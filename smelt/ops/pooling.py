@@ -12,7 +12,7 @@ import numpy as np
 
 from smelt.errors import ShapeError
 from smelt.ops.contraction import Padding, Pair, _padded, add_windows, window_sizes, windows
-from smelt.ops.primitive import Primitive, Sample, Shape, Spec
+from smelt.ops.primitive import Primitive, Sample, Shape, Spec, is_floating
 
 _ONE: Pair = (1, 1)
 
@@ -21,6 +21,8 @@ def _infer(name: str, x: Spec, attrs: dict[str, Any], dtype: np.dtype) -> Spec:
     kernel, padding = attrs["kernel"], attrs["padding"]
     if len(x.shape) != 4:
         raise ShapeError(f"{name}: expected images NCHW, received shape {x.shape}")
+    if not is_floating(x.dtype):
+        raise ShapeError(f"{name}: expected floating-point images, received {x}")
     if any(max(p) >= k for p, k in zip(padding, kernel, strict=True)):
         raise ShapeError(f"{name}: padding {padding} must be smaller than the window {kernel}")
     hw = window_sizes(name, x.shape[2:], kernel, attrs["stride"], _ONE, padding)

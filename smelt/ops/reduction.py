@@ -98,10 +98,12 @@ _SHAPES = (
     Sample(((1,),), {"axes": (0,)}),
     Sample(((0, 5),), {"axes": (1,)}),
     Sample(((5, 7),), {"axes": (1,)}, dtypes={0: "int64"}),
+    Sample(((5, 7),), {"axes": (1,)}, dtypes={0: "uint8"}),
 )
+_BOOLS = Sample(((37, 3),), {"axes": (1,)}, dtypes={0: "bool"})
 sum_ = Sum("sum", (*_SHAPES, Sample(((0, 5),), {"axes": (0,)}), Sample(((3, 4),), {"axes": ()})))
-max_ = Max("max", _SHAPES)
-argmax = ArgMax("argmax", _SHAPES)
+max_ = Max("max", (*_SHAPES, _BOOLS))
+argmax = ArgMax("argmax", (*_SHAPES, _BOOLS))
 
 
 class Count(Primitive):

@@ -21,6 +21,17 @@ def test_same_padding_is_tensorflows() -> None:
                 assert 0 <= after - before <= 1
 
 
+def test_four_numbers_pad_each_side_alone() -> None:
+    x = smelt.tensor(np.arange(1.0, 10.0, dtype=np.float32).reshape(1, 1, 3, 3))
+    kernel = smelt.ones((1, 1, 1, 1))
+    out = F.conv2d(x, kernel, padding=(1, 0, 2, 1)).numpy()[0, 0]
+    np.testing.assert_array_equal(out, np.pad(x.numpy()[0, 0], ((1, 0), (2, 1))))
+    layer = nn.Conv2d(1, 1, 1, padding=(1, 0, 2, 1))
+    assert nn.from_config(nn.to_config(layer)).padding == (1, 0, 2, 1)
+    with pytest.raises(ValueError, match="Conv2d: padding: expected an integer ≥ 0"):
+        nn.Conv2d(1, 1, 1, padding=(1, 0, 2, -1))
+
+
 def test_same_padding_with_stride_puts_the_odd_zero_after() -> None:
     x = smelt.tensor(np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4))
     out = F.conv2d(x, smelt.ones((1, 1, 3, 3)), stride=2, padding="same")

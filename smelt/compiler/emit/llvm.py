@@ -330,7 +330,7 @@ class _Function:
             self._set(out, f"select {', '.join(self._typed(a) for a in s.args)}")
         elif s.op in _MINMAX:
             real, signed, unsigned = _MINMAX[s.op]
-            name = real if out.dtype in _FLOATS else (unsigned if out.dtype in ("u8", "u32") else signed)
+            name = real if out.dtype in _FLOATS else (unsigned if out.dtype in ("u8", "u32", "bool") else signed)
             self._call(out, name, s.args, _suffix(out))
         elif s.op in _INTRINSIC:
             self._call(out, _INTRINSIC[s.op], s.args, _suffix(out))

@@ -23,6 +23,14 @@ SLICED_WORK = 16384  # elements from which slicing pays
 WAYS = 4  # independent sums in the innermost loop
 
 
+LOWEST = {"i8": -(2**7), "i32": -(2**31), "i64": -(2**63), "u8": 0, "u32": 0, "bool": 0}
+
+
+def lowest(dtype: str) -> float:
+    """Return what every element of a type is at least."""
+    return LOWEST.get(dtype, float("-inf"))
+
+
 class ReduceLowering:
     """Builds the kernels of one reduce group."""
 
@@ -96,8 +104,7 @@ class ReduceLowering:
     # --- accumulation ------------------------------------------------------------------------------------------
 
     def _start(self, root: Node, lanes: int) -> Value:
-        lowest = {"f32": float("-inf"), "f64": float("-inf"), "i32": -(2**31), "i64": -(2**63)}
-        return self.b.const(lowest.get(self.dtype, 0) if root.opname == "max" else 0, self.dtype, lanes)
+        return self.b.const(lowest(self.dtype) if root.opname == "max" else 0, self.dtype, lanes)
 
     def _combine(self, root: Node, a: Value, b: Value) -> Value:
         return self.b.op("max" if root.opname == "max" else "add", a, b)
@@ -197,7 +204,7 @@ class ReduceLowering:
     def _argmax(self, axes: list[int], coords: dict[int, Index], lanes: int) -> Value:
         """Return the flat index of the first largest element, walking the axes in C order."""
         axes = sorted(axes)
-        best = self.b.const({"i32": -(2**31), "i64": -(2**63)}.get(self.dtype, float("-inf")), self.dtype, lanes)
+        best = self.b.const(lowest(self.dtype), self.dtype, lanes)
         at = self.b.const(0, "i64", lanes)
         stride = {}
         step = 1

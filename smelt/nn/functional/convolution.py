@@ -6,11 +6,11 @@ from typing import Any
 
 from smelt import ops
 from smelt.errors import ShapeError, at_user_line
-from smelt.nn.arguments import integer, pair, wrong
+from smelt.nn.arguments import integer, pair, sides, wrong
 from smelt.tensor import Tensor, matmul
 
 Pair = tuple[int, int]
-Padding = int | Pair | str
+Padding = int | tuple[int, ...] | str
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -85,8 +85,9 @@ def conv2d(
         (out,).
     stride, dilation : int or pair, default 1
         For rows and columns.
-    padding : int, pair, "same" or "valid", default 0
-        Zeros around the image. "same" gives ⌈H / stride⌉ rows, with any stride: see :func:`same_padding`.
+    padding : int, pair, four ints, "same" or "valid", default 0
+        Zeros around the image; four are top, bottom, left and right. "same" gives ⌈H / stride⌉ rows, with any
+        stride: see :func:`same_padding`.
     groups : int, default 1
         Into how many independent convolutions the channels are split; C for a depthwise convolution.
 
@@ -123,7 +124,8 @@ def conv2d(
         zip4 = zip(x.shape[2:], weight.shape[2:], strides, dilations, strict=True)
         pads = tuple(same_padding(*a) if padding == "same" else (0, 0) for a in zip4)
     else:
-        pads = tuple((p, p) for p in pair("conv2d", "padding", padding, low=0))
+        given = sides("conv2d", "padding", padding)
+        pads = (given[:2], given[2:]) if len(given) == 4 else tuple((p, p) for p in given)
     out = ops.conv2d(
         x,
         weight,

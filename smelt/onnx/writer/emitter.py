@@ -26,7 +26,9 @@ def element_type(dtype: np.dtype) -> int:
 
 
 class Emitter:
-    """Collects the nodes of one ONNX graph; ``scope`` is the layer that is being written.
+    """Collects the nodes of one ONNX graph.
+
+    ``scope`` is the layer that is being written, and ``alone`` says that it has one primitive, named as the layer is.
 
     Parameters
     ----------
@@ -42,6 +44,7 @@ class Emitter:
         self.nodes: list[NodeProto] = []
         self.weights: dict[str, TensorProto] = {}
         self.scope = ""
+        self.alone = False
         self._taken = {*names, *reserved}
         self._node_names: set[str] = set()
         self._values: dict[int, str] = {id(n): name for n, name in zip(inputs, names, strict=True)}
@@ -102,7 +105,7 @@ class Emitter:
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append an operation with one result; return the result's name. Attributes that are None are left out."""
-        return self._append(kind, inputs, kind, attributes)
+        return self._append(kind, inputs, "" if self.alone and self.scope else kind, attributes)
 
     def last(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append the operation that gives a layer's result: it is named as the layer is."""

@@ -195,6 +195,7 @@ def _emit(e: Emitter, tracer: CallTracer, graph: Graph, tensors: Mapping[int, st
             continue
         maker = call or tracer.maker.get(id(node))
         e.scope = maker.path if maker else ""
+        e.alone = call is None and maker is not None and len(maker.nodes) == 1
         if call is not None:
             name = LAYERS[type(call.module)](Layer(e, call, tensors))
         elif id(node) in states:

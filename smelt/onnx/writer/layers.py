@@ -53,7 +53,8 @@ def _conv(c: Layer) -> str:
         zip4 = zip(c.spec.shape[2:], kernel, stride, dilation, strict=True)
         padding = tuple(same_padding(*sizes) for sizes in zip4)
     else:
-        padding = tuple((p, p) for p in (_tuple(0 if m.padding == "valid" else m.padding, len(kernel))))
+        given = _tuple(0 if m.padding == "valid" else m.padding, len(kernel))
+        padding = (given[:2], given[2:]) if len(given) == 4 else tuple((p, p) for p in given)
     return c.e.last(
         "Conv",
         c.x,
