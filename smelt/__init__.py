@@ -10,6 +10,7 @@ from smelt.functions import arange, concat, full, maximum, minimum, ones, stack,
 from smelt.measure.summary import summary
 from smelt.precision import autocast
 from smelt.random import seed
+from smelt.runtime.inference import Inference
 from smelt.runtime.step import compile, explain
 from smelt.runtime.workers import get_threads, set_threads
 from smelt.tensor import Parameter, Tensor, tensor
@@ -19,6 +20,7 @@ __all__ = [
     "ExportError",
     "FileError",
     "History",
+    "Inference",
     "Parameter",
     "RecipeError",
     "ShapeError",

@@ -30,6 +30,7 @@ from smelt.compiler.passes.storage import Plan, plan_storage
 from smelt.graph.graph import Graph, Node, format_graph
 from smelt.ops.custom import Custom
 
+BORDER = 8  # a border of less than one part in so many is cheap to fill, and its place then serves others too
 _LOWER = {"map": lower_map, "reduce": lower_reduce, "contract": lower_contract, "call": lower_call}
 
 
@@ -41,6 +42,7 @@ class Lowered:
     plan: Plan
     phases: list[list[Kernel]]
     arena_bytes: int
+    apart: bool = False
 
     @property
     def kernels(self) -> list[Kernel]:
@@ -96,8 +98,20 @@ def calls(graph: Graph) -> list[Node]:
     return list(found.values())
 
 
-def lower(graph: Graph, state_strides: dict[Node, tuple[int, ...] | None], isa: Isa, fused: bool = True) -> Lowered:
-    """Return the kernels of a graph for a processor; without ``fused``, one for each operation."""
+def lower(
+    graph: Graph,
+    state_strides: dict[Node, tuple[int, ...] | None],
+    isa: Isa,
+    apart: bool = False,
+    zeroed: bool = True,
+    fused: bool = True,
+) -> Lowered:
+    """Return the kernels of a graph for a processor.
+
+    When threads work ``apart``, each on samples and in an arena of its own, kernels simply follow one another. Borders
+    of zeros are ``zeroed`` once, before the first run, or else in every run: they take a place of their own for it.
+    Without ``fused``, there is a kernel for each operation.
+    """
     simple = simplify(graph, pairs=isa.bf16)
     fusion = fuse(simple, fused)
     plan = plan_storage(fusion, state_strides, isa)
@@ -120,13 +134,19 @@ def lower(graph: Graph, state_strides: dict[Node, tuple[int, ...] | None], isa: 
             loads[task] = used
     fills: dict[Node, Task] = {}
     for i, (node, storage) in enumerate(plan.fills):
+        border = node.spec.size - node.inputs[0].spec.size
+        if zeroed and node.attrs["fill"] == 0 and border * BORDER >= node.spec.size:
+            storage.buffer.zeroed = True
+            continue
         kernel = lower_fill(node, storage, isa, f"f{i}_fill")
         kernel.note = f"fill around place {node.shape}"
         kernel.lines, kernel.layers = _origins([node])
         fills[node] = Task(kernel)
     _connect(plan, tasks, loads, fills)
     phases = schedule([*fills.values(), *(t for group in tasks.values() for t in group)])
-    return Lowered(simple, plan, phases, plan_memory(phases))
+    if apart:
+        phases = [[k] for phase in phases for k in phase]
+    return Lowered(simple, plan, phases, plan_memory(phases), apart)
 
 
 def _connect(plan: Plan, tasks: dict[Group, list[Task]], loads: dict[Task, set[Node]], fills: dict[Node, Task]) -> None:
@@ -179,12 +199,13 @@ def _connect(plan: Plan, tasks: dict[Group, list[Task]], loads: dict[Task, set[N
 
 @dataclass
 class Program:
-    """Machine code of a graph and what it needs to run."""
+    """Machine code of a graph and what it needs to run: one zeroed arena, or, working ``apart``, one per thread."""
 
     image: bytes
     arena_bytes: int
     state_strides: list[tuple[int, ...]]
     constants: list[np.ndarray] = field(default_factory=list)
+    apart: bool = False
     cached: bool = False
 
     def to_bytes(self) -> bytes:
@@ -198,6 +219,7 @@ class Program:
                 "strides": self.state_strides,
                 "constants": len(self.constants),
                 "image": len(self.image),
+                "apart": self.apart,
             }
         ).encode()
         return len(head).to_bytes(8, "little") + head + self.image + arrays.getvalue()
@@ -211,7 +233,7 @@ class Program:
         arrays = io.BytesIO(data[end:])
         constants = [np.load(arrays, allow_pickle=False) for _ in range(head["constants"])]
         strides = [tuple(s) for s in head["strides"]]
-        return Program(data[8 + size : end], head["arena"], strides, constants, cached=True)
+        return Program(data[8 + size : end], head["arena"], strides, constants, head["apart"], cached=True)
 
 
 def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
@@ -219,11 +241,43 @@ def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
     module = Module(isa)
     for kernel in lowered.kernels:
         module.add(kernel)
-    module.add_text(*StepEmitter(module).emit(lowered.phases, stamps))
+    emitter = StepEmitter(module)
+    if lowered.apart:
+        ends = [*lowered.graph.inputs, *lowered.graph.outputs]
+        slots = len(ends) + len(lowered.graph.states) + len(lowered.plan.arrays)
+        module.add_text(
+            *emitter.emit_apart(
+                lowered.kernels, lowered.arena_bytes, _capacity(ends), slots, _steps(ends), stamps=stamps
+            )
+        )
+    else:
+        module.add_text(*emitter.emit(lowered.phases, stamps))
     return module.text()
 
 
-def _graph_key(graph: Graph, strides: dict[Node, tuple[int, ...] | None], isa: Isa, fused: bool = True) -> str:
+def _capacity(ends: list[Node]) -> int:
+    """Return the rows of the batch a graph was traced with."""
+    return next(n.shape[n.spec.rows.axis] // n.spec.rows.per for n in ends if n.spec.rows is not None)
+
+
+def _steps(ends: list[Node]) -> list[int]:
+    """Return for each input and output the bytes from one row of the batch to the next; 0 where there are none."""
+    return [n.spec.size * n.dtype.itemsize // _capacity([n]) if n.spec.rows is not None else 0 for n in ends]
+
+
+def may_be_apart(graph: Graph) -> bool:
+    """Return whether threads can run a graph on samples of their own: rows of the batch come first, nothing is kept."""
+    ends = [*graph.inputs, *graph.outputs]
+    batched = [n.spec.rows for n in ends if n.spec.rows is not None]
+    outputs = all(n.spec.rows is not None for n in graph.outputs)
+    if calls(graph):  # a user's function is called by one thread, for the whole batch
+        return False
+    return bool(batched) and outputs and all(r.axis == 0 for r in batched) and not graph.updates and not graph.exact
+
+
+def _graph_key(
+    graph: Graph, strides: dict[Node, tuple[int, ...] | None], isa: Isa, apart: bool = False, fused: bool = True
+) -> str:
     digest = hashlib.sha256()
     for node in graph.nodes():
         if node.kind == "constant" and node.value is not None and node.value.ndim:
@@ -231,24 +285,26 @@ def _graph_key(graph: Graph, strides: dict[Node, tuple[int, ...] | None], isa: I
     layout = str((fused, [strides[s] for s in graph.states]))
     numbers = {node.attrs["call"]: i for i, node in enumerate(calls(graph))}
     layout += str([numbers[n.attrs["call"]] for n in graph.nodes() if isinstance(n.op, Custom)])
-    return jit.key_of("\n".join(("program", format_graph(graph), layout, digest.hexdigest())), isa)
+    kind = "apart" if apart else "program"
+    return jit.key_of("\n".join((kind, format_graph(graph), layout, digest.hexdigest())), isa)
 
 
 def build(
     graph: Graph,
     state_strides: dict[Node, tuple[int, ...] | None],
     isa: Isa | None = None,
+    apart: bool = False,
     fused: bool = True,
 ) -> Program:
     """Return the program of a graph, from the cache when the same was compiled before."""
     isa = isa or host()
-    key = _graph_key(graph, state_strides, isa, fused)
+    key = _graph_key(graph, state_strides, isa, apart, fused)
     data = jit.read_cache(key)
     if data is not None:
         return Program.from_bytes(data)
-    lowered = lower(graph, state_strides, isa, fused)
+    lowered = lower(graph, state_strides, isa, apart, fused=fused)
     image = jit.compile_object(module_text(lowered, isa), isa)
     strides = [lowered.plan.storage[s].strides for s in graph.states]
-    program = Program(image, lowered.arena_bytes, strides, lowered.plan.arrays)
+    program = Program(image, lowered.arena_bytes, strides, lowered.plan.arrays, apart)
     jit.write_cache(key, program.to_bytes())
     return program

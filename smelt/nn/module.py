@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from smelt.errors import at_user_line
 from smelt.graph.trace import changes, current_tracer, in_layer
 from smelt.tensor import Parameter, Tensor
+
+if TYPE_CHECKING:
+    from smelt.runtime.inference import Inference
 
 Self = TypeVar("Self", bound="Module")
 
@@ -99,6 +102,25 @@ class Module:
     def eval(self: Self) -> Self:
         """Set ``training`` to False here and in all parts; return the module."""
         return self.train(False)
+
+    def compile(self) -> Inference:
+        """Return the forward pass in evaluation mode as native code, for arrays in and tensors out.
+
+        Batch normalization and other factors per channel are folded into the weights, which are those of this moment;
+        the model itself does not change. See :class:`smelt.Inference`. A training step is compiled by
+        :func:`smelt.compile`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from smelt import nn
+        >>> fast = nn.Sequential(nn.Linear(3, 2), nn.ReLU()).compile()
+        >>> fast(np.ones((5, 3), np.float32)).shape
+        (5, 2)
+        """
+        from smelt.runtime.inference import Inference  # it needs modules itself
+
+        return Inference(self)
 
     # --- parts ----------------------------------------------------------------------------------------------
 

@@ -43,6 +43,14 @@ def lies_as(array: np.ndarray, strides: tuple[int, ...]) -> bool:
     return same and array.ctypes.data % ALIGNMENT == 0 and array.flags.writeable
 
 
+def aligned_as(array: np.ndarray, strides: tuple[int, ...]) -> np.ndarray:
+    """Return an aligned copy with these element strides."""
+    flat = aligned_bytes(max(array.nbytes, 1))[: array.nbytes].view(array.dtype)
+    view = np.lib.stride_tricks.as_strided(flat, array.shape, tuple(s * array.itemsize for s in strides))
+    view[...] = array
+    return view
+
+
 def bind(tensors: Sequence[Tensor], strides: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
     """Move tensors into one arena where they do not lie as asked; return the array of each."""
     move = []

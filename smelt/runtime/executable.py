@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from smelt.compiler import jit
-from smelt.compiler.emit.llvm import CTX_ARENA, CTX_TABLE, CTX_TEAM
+from smelt.compiler.emit.llvm import CTX_ARENA, CTX_ARENAS, CTX_TABLE, CTX_TEAM
 from smelt.compiler.program import Program
 from smelt.graph.graph import Graph
 from smelt.runtime import native, workers
-from smelt.runtime.arena import aligned_bytes
+from smelt.runtime.arena import ALIGNMENT, aligned_bytes
 from smelt.runtime.calls import Calls, refuse_inside_call
 from smelt.runtime.native import BLOCKED, SHORT
 
@@ -33,13 +33,14 @@ class _Frame:
 
     __slots__ = ("__weakref__", "address", "arena", "states", "table", "words")
 
-    def __init__(self, count: int, arena_bytes: int) -> None:
-        self.arena = aligned_bytes(arena_bytes)
+    def __init__(self, count: int, arena_bytes: int, arenas: int) -> None:
+        self.arena = aligned_bytes(-(-arena_bytes // ALIGNMENT) * ALIGNMENT * arenas)
         self.table = aligned_bytes(8 * (_TABLE + count)).view(np.int64)
         self.words = memoryview(self.table)  # type: ignore[arg-type]
         self.address = self.table.ctypes.data
         self.states: list[np.ndarray] | None = None  # those its table points to
         self.words[_HEAD + CTX_ARENA // 8] = self.arena.ctypes.data
+        self.words[_HEAD + CTX_ARENAS // 8] = arenas
 
 
 class Executable:
@@ -70,6 +71,8 @@ class Executable:
         self.writes = bool(graph.updates)
         self.capacity = next((n.shape[n.spec.rows.axis] for n in graph.inputs if n.spec.rows), 0)
         self._outputs = [(n.shape, n.dtype) for n in graph.outputs]
+        self._arenas = 1
+        self._resized = program.apart
         self._ragged = [(i, n.spec.rows) for i, n in enumerate(graph.outputs) if n.spec.rows]
         self._arrays = len(graph.inputs) + len(graph.outputs)
         self._written = [s in graph.updates for s in graph.states]
@@ -82,6 +85,11 @@ class Executable:
         self.rebind(states)
         self._most = 1 if self.writes else 2 * workers.default_threads()
         self._forget_frames()
+
+    def _sizes(self, rows: int) -> list[tuple[tuple[int, ...], np.dtype]]:
+        """Return shapes and dtypes of the outputs for so many rows of a batch."""
+        follow = dict(self._ragged)
+        return [((rows * follow[i].per, *shape[1:]), dtype) for i, (shape, dtype) in enumerate(self._outputs)]
 
     # --- state -------------------------------------------------------------------------------------------------
 
@@ -114,7 +122,8 @@ class Executable:
             if self._process != os.getpid():  # a forked child: frames in use were of threads it does not have
                 self._forget_frames()
             if len(self._made) < self._most:
-                frame = _Frame(self._first_call - _TABLE + len(self._calls.words), self.program.arena_bytes)
+                pointers = self._first_call - _TABLE + len(self._calls.words)
+                frame = _Frame(pointers, self.program.arena_bytes, self._arenas)
                 words = frame.words
                 words[0], words[1], words[2] = self.library.address["step"], self._arrays, self._mode
                 words[_HEAD + CTX_TEAM // 8] = self._team.address
@@ -175,6 +184,9 @@ class Executable:
         TraceError
             When a custom operation's function calls it from within a compiled one, and either writes state.
         """
+        if self._resized and self._arenas < workers.get_threads():
+            self._arenas = workers.get_threads()
+            self._forget_frames()
         if not self.writes:
             return self._call(arrays, rows)
         refuse_inside_call()
@@ -199,7 +211,7 @@ class Executable:
                 words[at] = id(array)
                 at += 1
             outputs = []
-            for shape, dtype in self._outputs:
+            for shape, dtype in self._sizes(rows) if self._resized and rows != self.capacity else self._outputs:
                 array = _empty(shape, dtype)
                 words[at] = id(array)
                 at += 1
@@ -216,7 +228,7 @@ class Executable:
                 calls.check(frame.table[self._first_call :])
         finally:
             self._free.put(frame)
-        if rows != self.capacity:
+        if rows != self.capacity and not self._resized:
             for i, follow in self._ragged:
                 outputs[i] = outputs[i][(slice(None),) * follow.axis + (slice(0, rows * follow.per),)]
         return outputs

@@ -4,8 +4,8 @@ In: a lowered graph. Out: lines of text, none if all is well. Nothing here trust
 say of kernels (``reads``, ``writes``, ``aligned``): the elements come from the loops and addresses themselves.
 
 Reported: an element that one thread writes and another touches in the same phase; an access outside of its buffer, or
-of the rows the caller's array has; a read of arena bytes that no kernel wrote for this buffer before; elements of
-outputs and updated state that stay unwritten.
+of the rows the caller's array has; a read of arena bytes that no kernel wrote for this buffer before; borders zeroed
+once that do not stay zero; elements of outputs and updated state that stay unwritten.
 """
 
 from __future__ import annotations
@@ -142,6 +142,9 @@ def find_hazards(lowered: Lowered, rows: int, threads: int, capacity: int = 0) -
     holds = np.full(lowered.arena_bytes, -1, np.int16)  # number of the buffer whose value each byte is
     numbers: dict[Buffer, int] = {}
     written: dict[Buffer, Mask] = {}
+    borders = zeroed(lowered)
+    for buffer in borders:
+        holds[_span(buffer)] = numbers.setdefault(buffer, len(numbers))
     for i, phase in enumerate(lowered.phases):
         touched = [_phase_of_thread(phase, rows, thread, threads, problems) for thread in range(threads)]
         problems += [f"phase {i}: {text}" for text in _races(touched, lowered.arena_bytes)]
@@ -164,8 +167,33 @@ def find_hazards(lowered: Lowered, rows: int, threads: int, capacity: int = 0) -
                             problems.append(f"phase {i}: {name} reads {count} bytes of {buffer.name} not written yet")
                     elif buffer.kind == "input" and (mask & absent.get(buffer, np.False_)).any():
                         problems.append(f"phase {i}: {name} reads {buffer.name} beyond its {rows} rows")
+    for buffer, border in borders.items():
+        if (written.get(buffer, np.False_) & border).any():
+            problems.append(f"{buffer.name} is zero around what it holds, but that is written")
+        if (holds[_span(buffer)] != numbers[buffer]).any():
+            problems.append(f"{buffer.name} is zeroed once, but shares its place")
     problems += _unwritten(lowered, written, rows, capacity)
     return list(dict.fromkeys(problems))
+
+
+def zeroed(lowered: Lowered) -> dict[Buffer, Mask]:
+    """Return the elements of buffers that must still be zero whenever the step runs."""
+    out = {}
+    for node, storage in lowered.plan.fills:
+        if storage.buffer.zeroed:
+            border = np.ones(storage.buffer.size, bool)
+            view = np.lib.stride_tricks.as_strided(border, node.shape, storage.strides)
+            start, step, inner = node.attrs["start"], node.attrs["step"], node.inputs[0].shape
+            view[np.ix_(*(a + t * np.arange(n) for a, t, n in zip(start, step, inner, strict=True)))] = False
+            out[storage.buffer] = border
+    return out
+
+
+def poison(lowered: Lowered, arena: np.ndarray) -> None:
+    """Make everything in an arena NaN but what is zeroed once."""
+    arena[:] = 0xFF
+    for buffer, border in zeroed(lowered).items():
+        arena[_span(buffer)][_bytes(buffer, border)] = 0
 
 
 def _phase_of_thread(

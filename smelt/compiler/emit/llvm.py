@@ -3,8 +3,9 @@
 In: :class:`~smelt.compiler.loops.Kernel` objects. Out: one module with functions ``kernel(ctx, lo, hi, buffer, ...)``.
 Kernels that differ only in where their buffers lie share one function.
 
-``ctx`` points to: the rows of this batch (i64), the arena, the team's barrier, the profile's time stamps (or null),
-then the table of pointers to inputs, outputs, states and constants.
+``ctx`` points to: the rows of this batch (i64), the arena, the team's barrier, the profile's time stamps (or null), how
+many arenas there are (threads that work apart have one each), then the table of pointers to inputs, outputs, states
+and constants.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from smelt.compiler.isa import Isa
 from smelt.compiler.loops import Buffer, If, Index, Instr, Kernel, Let, Loop, Stmt, Value
 from smelt.ops.primitive import HALVES
 
-CTX_ARENA, CTX_TEAM, CTX_STAMPS, CTX_TABLE = 8, 16, 24, 32  # byte offsets in the context; the rows are at 0
+# Byte offsets in the context; the rows are at 0.
+CTX_ARENA, CTX_TEAM, CTX_STAMPS, CTX_ARENAS, CTX_TABLE = 8, 16, 24, 32, 40
 
 MEMORY = {"f32": "float", "f64": "double", "i32": "i32", "u32": "i32", "i64": "i64", "u8": "i8", "bool": "i8"}
 MEMORY |= {"bf16": "i16", "f16": "i16", "i8": "i8", "pair": "i32"}

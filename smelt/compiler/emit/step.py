@@ -1,6 +1,8 @@
 """Write the function that runs a whole step: every thread's share of each kernel, and barriers between phases.
 
-In: the phases of kernels. Out: LLVM text of ``step(ctx, thread, threads)`` and of the barrier it calls.
+In: the phases of kernels. Out: LLVM text of ``step(ctx, thread, threads)`` and of the barrier it calls. Where threads
+work apart, each takes its samples a slice at a time through all kernels, in an arena of its own, without barriers:
+what a slice leaves in the cache, the next kernel finds there.
 """
 
 from __future__ import annotations
@@ -8,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from smelt.compiler.emit.denormals import denormals
-from smelt.compiler.emit.llvm import CTX_ARENA, CTX_STAMPS, CTX_TABLE, CTX_TEAM, Module
+from smelt.compiler.emit.llvm import CTX_ARENA, CTX_ARENAS, CTX_STAMPS, CTX_TABLE, CTX_TEAM, Module
 from smelt.compiler.loops import Buffer, Kernel, Range
+from smelt.compiler.passes.memory import ALIGNMENT
 
 
 class StepEmitter:
@@ -69,10 +72,99 @@ class StepEmitter:
         self.declare("i32 @sched_yield()")
         return ["\n".join(lines), BARRIER.replace("PAUSE", self._pause())]
 
-    def _stamper(self, count: int) -> Callable[[], list[str]]:
-        """Return a function that gives the lines of the next of ``count`` time stamps."""
+    def emit_apart(
+        self,
+        kernels: Sequence[Kernel],
+        arena_bytes: int,
+        capacity: int,
+        slots: int,
+        steps: Sequence[int],
+        stamps: bool = False,
+    ) -> list[str]:
+        """Return ``step`` for threads that work apart, on slices of at most ``capacity`` rows.
+
+        The table has ``slots`` pointers; its first are those of inputs and outputs, which advance by ``steps`` bytes
+        from one row to the next. ``stamps`` are as of :meth:`emit`, with the time of all slices summed per kernel.
+        """
+        size = CTX_TABLE + 8 * slots
+        before, after = denormals(self.isa.triple, self.declare, flush=True)
+        clock = _Clock(self, len(kernels)) if stamps else None
+        lines = [
+            "define void @step(ptr %ctx, i64 %thread, i64 %all) {",
+            "entry:",
+            f"  %mine = alloca [{size} x i8], align 64",
+            f"  %arenas = getelementptr i8, ptr %ctx, i64 {CTX_ARENAS}",
+            "  %most = load i64, ptr %arenas, align 8",
+            "  %threads = call i64 @llvm.smin.i64(i64 %all, i64 %most)",
+            "  %idle = icmp sge i64 %thread, %threads",
+            "  br i1 %idle, label %out, label %begin",
+            "out:",
+            "  ret void",
+            "begin:",
+            *before,
+            f"  call void @llvm.memcpy.p0.p0.i64(ptr %mine, ptr %ctx, i64 {size}, i1 false)",
+            f"  %arenaslot = getelementptr i8, ptr %mine, i64 {CTX_ARENA}",
+            "  %arena = load ptr, ptr %arenaslot, align 8",
+            f"  %arenaof = mul i64 %thread, {_aligned(arena_bytes)}",
+            "  %myarena = getelementptr i8, ptr %arena, i64 %arenaof",
+            "  store ptr %myarena, ptr %arenaslot, align 8",
+            "  %rows = load i64, ptr %ctx, align 8",
+            "  %next = add i64 %thread, 1",
+            *_share(Range(per=1), 0),
+            *(clock.begin() if clock else ()),
+            "  br label %slice",
+            "slice:",
+            "  %start = phi i64 [%lo0, %begin], [%stop, %work]",
+            "  %left = sub i64 %hi0, %start",
+            "  %some = icmp sgt i64 %left, 0",
+            "  br i1 %some, label %work, label %done",
+            "work:",
+            f"  %count = call i64 @llvm.smin.i64(i64 %left, i64 {capacity})",
+            "  %stop = add i64 %start, %count",
+            "  store i64 %count, ptr %mine, align 8",
+        ]
+        for i, step in enumerate(steps):
+            if step:
+                at = CTX_TABLE + 8 * i
+                lines += [
+                    f"  %theirs{i} = getelementptr i8, ptr %ctx, i64 {at}",
+                    f"  %first{i} = load ptr, ptr %theirs{i}, align 8",
+                    f"  %skip{i} = mul i64 %start, {step}",
+                    f"  %here{i} = getelementptr i8, ptr %first{i}, i64 %skip{i}",
+                    f"  %slot{i} = getelementptr i8, ptr %mine, i64 {at}",
+                    f"  store ptr %here{i}, ptr %slot{i}, align 8",
+                ]
+        sizes: dict[Range, str] = {}
+        lines += clock.read() if clock else []
+        for kernel in kernels:
+            r = kernel.range
+            if r not in sizes:
+                n = len(sizes)
+                lines += [f"  %all{n} = {f'mul i64 %count, {r.per}' if r.per else f'add i64 0, {r.const}'}"]
+                if r.grain != 1:
+                    lines += [f"  %up{n} = add i64 %all{n}, {r.grain - 1}", f"  %units{n} = sdiv i64 %up{n}, {r.grain}"]
+                sizes[r] = f"%units{n}" if r.grain != 1 else f"%all{n}"
+            function, buffers = self.calls[kernel.name]
+            pointers = [f"%{kernel.name}.{j}" for j in range(len(buffers))]
+            for pointer, buffer in zip(pointers, buffers, strict=True):
+                lines += _pointer(pointer, buffer, "%mine", "%myarena")
+            arguments = "".join(f", ptr {p}" for p in pointers)
+            lines.append(f"  call void @{function}(ptr %mine, i64 0, i64 {sizes[r]}{arguments})")
+            lines += clock.read() if clock else []
+        lines += ["  br label %slice", "done:", *(clock.end() if clock else ()), *after, "  ret void", "}"]
+        self.declare("void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
+        self.declare("i64 @llvm.smin.i64(i64, i64)")
+        return ["\n".join(lines)]
+
+    def counter(self) -> str:
+        """Return the name of the function that reads the processor's clock."""
         counter = "readcyclecounter" if self.isa.triple.startswith("x86_64") else "readsteadycounter"
         self.declare(f"i64 @llvm.{counter}()")
+        return f"@llvm.{counter}"
+
+    def _stamper(self, count: int) -> Callable[[], list[str]]:
+        """Return a function that gives the lines of the next of ``count`` time stamps."""
+        counter = self.counter()
         done = 0
 
         def lines() -> list[str]:
@@ -85,7 +177,7 @@ class StepEmitter:
             ]
             out = [
                 *(first if done == 0 else []),
-                f"  %now{done} = call i64 @llvm.{counter}()",
+                f"  %now{done} = call i64 {counter}()",
                 f"  %stamp{done} = getelementptr i64, ptr %mystamps, i64 {done}",
                 f"  store i64 %now{done}, ptr %stamp{done}, align 8",
             ]
@@ -119,12 +211,71 @@ def _leave_if_failed(slots: Sequence[int], phase: int) -> list[str]:
     return lines
 
 
-def _pointer(name: str, buffer: Buffer) -> list[str]:
+class _Clock:
+    """Sums up what each kernel takes over all slices, where :meth:`StepEmitter.emit` has a stamp after every one.
+
+    The stamps of barriers, of which there are none, lie between them and add nothing.
+    """
+
+    def __init__(self, emitter: StepEmitter, kernels: int) -> None:
+        self.counter, self.kernels = emitter.counter(), kernels
+        self.count = 2 * kernels
+        self.reads = 0
+
+    def begin(self) -> list[str]:
+        """Return the lines that find this thread's stamps and clear them."""
+        lines = [
+            f"  %stampslot = getelementptr i8, ptr %ctx, i64 {CTX_STAMPS}",
+            "  %stamps = load ptr, ptr %stampslot, align 8",
+            f"  %stamprow = mul i64 %thread, {self.count}",
+            "  %mystamps = getelementptr i64, ptr %stamps, i64 %stamprow",
+        ]
+        for i in range(self.count):
+            lines += [self._at("clear", i), f"  store i64 0, ptr %clear{i}, align 8"]
+        return lines
+
+    def read(self) -> list[str]:
+        """Return the lines that add the time since the last reading to the kernel that ran."""
+        i = self.reads
+        self.reads += 1
+        lines = [f"  %now{i} = call i64 {self.counter}()"]
+        if i:
+            lines += [
+                f"  %took{i} = sub i64 %now{i}, %now{i - 1}",
+                self._at("sum", 2 * i - 1),
+                f"  %sofar{i} = load i64, ptr %sum{2 * i - 1}, align 8",
+                f"  %longer{i} = add i64 %sofar{i}, %took{i}",
+                f"  store i64 %longer{i}, ptr %sum{2 * i - 1}, align 8",
+            ]
+        return lines
+
+    def end(self) -> list[str]:
+        """Return the lines that turn times into stamps that follow one another."""
+        lines, before = [], "0"
+        for i in range(self.count):
+            lines += [
+                self._at("last", i),
+                f"  %one{i} = load i64, ptr %last{i}, align 8",
+                f"  %stamp{i} = add i64 {before}, %one{i}",
+                f"  store i64 %stamp{i}, ptr %last{i}, align 8",
+            ]
+            before = f"%stamp{i}"
+        return lines
+
+    def _at(self, name: str, i: int) -> str:
+        return f"  %{name}{i} = getelementptr i64, ptr %mystamps, i64 {i}"
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _pointer(name: str, buffer: Buffer, ctx: str = "%ctx", arena: str = "%arena") -> list[str]:
     """Return the lines that make the address of a buffer."""
     if buffer.kind == "arena":
-        return [f"  {name} = getelementptr i8, ptr %arena, i64 {buffer.offset}"]
+        return [f"  {name} = getelementptr i8, ptr {arena}, i64 {buffer.offset}"]
     return [
-        f"  {name}.slot = getelementptr i8, ptr %ctx, i64 {CTX_TABLE + 8 * buffer.slot}",
+        f"  {name}.slot = getelementptr i8, ptr {ctx}, i64 {CTX_TABLE + 8 * buffer.slot}",
         f"  {name} = load ptr, ptr {name}.slot, align 8",
     ]
 

@@ -18,13 +18,14 @@ from smelt.compiler.lower.evaluate import Evaluator, Point, accesses, pieces
 from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
 from smelt.compiler.lower.parts import Part, describe
 from smelt.compiler.lower.sums import Sums
-from smelt.compiler.lower.tiles import DOT, MULTIPLY_ADD, Tile, choose_tile
+from smelt.compiler.lower.tiles import DOT, MULTIPLY_ADD, Tile, choose_depthwise_tile, choose_tile
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
 from smelt.ops.primitive import short_dtype
 
 K_BLOCK = 512  # ks accumulated before the next rows, when operand b does not fit in a cache
+B_COLUMNS = 1 << 17  # from this size of operand b on, its columns are blocked before the rows
 B_BYTES = 1 << 19  # from this size of operand b on
 A_B_BYTES = 1 << 20  # from this size of both operands on, a sample is finished for all tiles before the next
 OnTile = Callable[[dict[str, Index], Steps, Widths], None]  # emits something for a tile
@@ -40,6 +41,10 @@ def _substitute(index: Index, at: dict[str, Index]) -> Index:
 
 def _latency(p: Part) -> float:
     return DOT if p.pair else MULTIPLY_ADD
+
+
+def _depthwise(p: Part) -> bool:
+    return p.lane in p.a_stride
 
 
 def _steps(name: str, count: int) -> Steps:
@@ -134,7 +139,7 @@ class ContractLowering:
     def _ragged_rows(self, p: Part, name: str) -> None:
         """Tile rows lo..hi, whose number is known only now: whole tiles, then the last tile again from the end."""
         vectors = -(-p.extent[p.lane] // self.vl)
-        tile = choose_tile(max(p.extent[name] // 2, 1), 1, vectors, self.isa.registers, False, _latency(p))
+        tile = choose_tile(max(p.extent[name] // 2, 1), 1, vectors, self.isa.registers, _latency(p))
         above = [r for r in p.rows if r != name]
         blocked = not above and p.ks == ["k"] and "k" not in p.batch and p.extent["k"] >= 2 * K_BLOCK
         big = p.extent["k"] * p.extent[p.lane] * ITEMSIZE[self.dtype] > B_BYTES if blocked else False
@@ -205,17 +210,25 @@ class ContractLowering:
 
     def _pick(self, p: Part, rows: list[str]) -> Tile:
         vectors = -(-p.extent[p.lane] // self.vl)
-        depthwise = p.lane in p.a_stride
         wide = p.extent[rows[-1]] if rows and rows[-1] not in p.batch else 1
         above = p.extent[rows[-2]] if len(rows) > 1 and rows[-2] not in p.batch else 1
-        return choose_tile(wide, above, vectors, self.isa.registers, depthwise, _latency(p))
+        if _depthwise(p):
+            return choose_depthwise_tile(wide, above, vectors, self.isa.registers)
+        return choose_tile(wide, above, vectors, self.isa.registers, _latency(p))
 
     def _static_rows(self, p: Part, rows: list[str], at: dict[str, Index]) -> None:
         """Emit lane blocks, then loops over tiles of rows whose numbers are constants."""
         tile = self._pick(p, rows)
-        for lane, widths in self._lane_blocks(p, tile.vectors):
-            with lane as first:
-                self._tiles(p, rows, {**at, p.lane: first}, tile, widths)
+
+        def lanes(rows: list[str], at: dict[str, Index]) -> None:
+            for lane, widths in self._lane_blocks(p, tile.vectors):
+                with lane as first:
+                    self._tiles(p, rows, {**at, p.lane: first}, tile, widths)
+
+        if _depthwise(p) and tile.high == 1 and len(rows) > 1:  # all channels of a line of pixels, before the next line
+            self._nest(rows[:-1], p, at, lambda here: lanes(rows[-1:], here))
+        else:
+            lanes(rows, at)
 
     def _tiles(self, p: Part, rows: list[str], at: dict[str, Index], tile: Tile, widths: Widths) -> None:
         if not rows or rows[-1] in p.batch:  # a batch of a few rows: no tile along it
@@ -296,14 +309,17 @@ class ContractLowering:
     def _unit_axes(self, p: Part, tile: Tile) -> list[tuple[str, int]]:
         """Return (axis, count) of what a unit is one of: outer axes, rows, tiles along the rows, blocks of lanes.
 
-        Lanes come last: with them first, large weights and their optimizer state were walked once per block.
+        Lanes come last: with them first, large weights and their optimizer state were walked once per block. They come
+        first where operand b is large itself: a block of its columns then stays in the cache for all rows.
         """
         axes = [(o, p.extent[o]) for o in p.outer if o not in p.batch]
         tiled = {p.rows[-1]: tile.wide} if p.rows and p.rows[-1] not in p.batch else {}
         if tile.high > 1:
             tiled[p.rows[-2]] = tile.high
         axes += [(r, -(-p.extent[r] // tiled.get(r, 1))) for r in p.rows if r not in p.batch]
-        axes.append((p.lane, -(-p.extent[p.lane] // (tile.vectors * self.vl))))
+        lanes = (p.lane, -(-p.extent[p.lane] // (tile.vectors * self.vl)))
+        large = p.b.buffer.nbytes > max(B_COLUMNS, p.a.buffer.nbytes) and p.lane not in p.batch
+        axes = [lanes, *axes] if large else [*axes, lanes]
         return [(name, count) for name, count in axes if count > 1 or name in (p.lane, *tiled)]
 
     def _units(self, p: Part, tile: Tile, axes: list[tuple[str, int]], low: Index, high: Index) -> None:

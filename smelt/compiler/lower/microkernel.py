@@ -1,9 +1,10 @@
 """The micro-kernel: the sums of one tile of results, kept in registers while the ks run.
 
 In: a part's axes and strides, where the tile starts, its rows and vectors. Out: one accumulated value per row and
-vector. Each step of the ks loads the tile's vectors of b and, for every row, one element of a (or in depthwise
-convolution one vector), and multiplies and adds; or a pair of neighbours along the ks at once, where the processor can.
-Short inner ks are unrolled.
+vector. Each step of the ks loads the tile's vectors of b and, for every row, one element of a, and multiplies and
+adds; or a pair of neighbours along the ks at once, where the processor can. Short inner ks are unrolled. In depthwise
+convolutions b and a are both vectors; the taps are unrolled, and an image's vector is loaded once for all pixels of the
+tile whose windows hold it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def accumulate(
     loops = list(p.ks)
     straight: list[str] = []
     size = len(first)
-    limit = UNROLL // 2 if p.pair else UNROLL
+    limit = UNROLL // 2 if p.pair else UNROLL * 2 if depthwise else UNROLL
     while loops and loops[-1] not in p.batch and size * p.extent[loops[-1]] <= limit:
         straight.insert(0, loops.pop())
         size *= p.extent[straight[0]]
@@ -47,10 +48,9 @@ def accumulate(
         vectors = [load(p.b.buffer, ib + off, w) for off, w in widths]
         out = []
         for r, shift in enumerate(shifts):
-            scalar = None if depthwise else load(p.a.buffer, ia + shift)
-            for v, (off, w) in enumerate(widths):
-                left = load(p.a.buffer, ia + (shift + off), w) if scalar is None else b.splat(scalar, w)
-                out.append(b.op("fma", left, vectors[v], acc[r * len(widths) + v]))
+            scalar = load(p.a.buffer, ia + shift)
+            for v, (_, w) in enumerate(widths):
+                out.append(b.op("fma", b.splat(scalar, w), vectors[v], acc[r * len(widths) + v]))
         return out
 
     def pairs(acc: list[Value], ia: Index, ib: Index) -> list[Value]:
@@ -62,6 +62,26 @@ def accumulate(
                 out.append(b.op("dot", acc[r * len(widths) + v], b.splat(both, w), vectors[v]))
         return out
 
+    def windows(acc: list[Value], ia: Index, ib: Index) -> list[Value]:
+        """Multiply and add all taps, in the order in which they lie in the image."""
+        taps = [(0, 0)]
+        for name in straight:
+            steps = [(i * p.a_stride.get(name, 0), i * p.b_stride.get(name, 0)) for i in range(p.extent[name])]
+            taps = [(a + da, c + dc) for a, c in taps for da, dc in steps]
+        uses: dict[int, list[tuple[int, int]]] = {}
+        for a, c in taps:
+            for r, shift in enumerate(shifts):
+                uses.setdefault(a + shift, []).append((r, c))
+        sums = list(acc)
+        for v, (off, w) in enumerate(widths):
+            kernels = {c: load(p.b.buffer, ib + (c + off), w) for _, c in taps}
+            for a in sorted(uses, reverse=taps != [] and taps[-1][0] < 0):
+                pixel = load(p.a.buffer, ia + (a + off), w)
+                for r, c in uses[a]:
+                    i = r * len(widths) + v
+                    sums[i] = b.op("fma", pixel, kernels[c], sums[i])
+        return sums
+
     def unrolled(rest: list[str], acc: list[Value], ia: Index, ib: Index) -> list[Value]:
         if not rest:
             return step(acc, ia, ib)
@@ -72,7 +92,7 @@ def accumulate(
 
     def looped(rest: list[str], acc: list[Value], ia: Index, ib: Index) -> list[Value]:
         if not rest:
-            return unrolled(straight, acc, ia, ib)
+            return windows(acc, ia, ib) if depthwise else unrolled(straight, acc, ia, ib)
         (name, *more) = rest
         stop = p.stop(name)
         if name == p.pair and name in p.batch:

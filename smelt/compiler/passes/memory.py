@@ -1,7 +1,7 @@
 """Memory: give every buffer of the arena an offset, so that buffers alive in the same phase never overlap.
 
 In: phases of kernels. Out: the arena's size in bytes; offsets are set on the buffers. Placement is greedy by size,
-largest first, at the lowest offset that is free during the buffer's life.
+largest first, at the lowest offset that is free during the buffer's life. Zeroed buffers live always.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def lives(phases: Sequence[Sequence[Kernel]]) -> dict[Buffer, tuple[int, int]]:
             for buffer in kernel.reads | kernel.writes:
                 if buffer.kind == "arena":
                     first, _ = out.get(buffer, (i, i))
-                    out[buffer] = (first, i)
+                    out[buffer] = (0, len(phases) - 1) if buffer.zeroed else (first, i)
     return out
 
 

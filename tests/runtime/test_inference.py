@@ -1,0 +1,172 @@
+"""``model.compile()``: the eager model's results, for every batch, any number of threads, and bad input."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import smelt
+from smelt import models, nn
+from smelt.compiler import program
+from smelt.runtime.inference import Inference
+from smelt.tensor import Tensor
+
+ZOO = {
+    "mnist_cnn": (models.mnist_cnn, (1, 28, 28)),
+    "lenet5": (models.lenet5, (1, 28, 28)),
+    "ds_cnn": (models.ds_cnn, (1, 49, 10)),
+    "resnet8": (models.resnet8, (3, 32, 32)),
+    "autoencoder": (models.autoencoder, (640,)),
+    "mobilenet_v1": (lambda: models.mobilenet_v1(0.25), (3, 32, 32)),
+    "mobilenet_v2": (lambda: models.mobilenet_v2(0.25, classes=10), (3, 32, 32)),
+}
+
+
+def settle(model: nn.Module) -> nn.Module:
+    """Give batch normalization statistics that matter."""
+    rng = np.random.default_rng(3)
+    for name, t in model.named_buffers():
+        if t.dtype.kind == "f":
+            t.assign(Tensor(rng.uniform(0.5, 1.5, t.shape).astype(t.dtype) * (1.0 if "var" in name else 0.2)))
+    return model
+
+
+def batch(shape: tuple[int, ...], rows: int) -> np.ndarray:
+    return np.random.default_rng(rows).normal(size=(rows, *shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_compiled_model_gives_what_the_eager_one_gives(name: str) -> None:
+    make, shape = ZOO[name]
+    model = settle(make())
+    fast = model.compile()
+    got = {rows: fast(batch(shape, rows)).numpy() for rows in (1, 2, 7)}
+    model.eval()
+    for rows, out in got.items():
+        want = model(batch(shape, rows)).numpy()
+        np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("name", ["ds_cnn", "mnist_cnn"])
+def test_bits_do_not_depend_on_threads_nor_on_what_else_is_in_the_batch(name: str) -> None:
+    make, shape = ZOO[name]
+    fast = settle(make()).compile()
+    x = batch(shape, 70)
+    seen = set()
+    try:
+        for threads in (1, 2, 4, 8):
+            smelt.set_threads(threads)
+            seen.add((fast(x).numpy().tobytes(), fast(x[:1]).numpy().tobytes()))
+            assert fast(x[:33]).numpy().tobytes() == fast(x).numpy()[:33].tobytes()
+    finally:
+        smelt.set_threads(None)
+    assert len(seen) == 1
+
+
+def test_the_mode_of_the_model_stays_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    model[2].eval()
+    fast = model.compile()
+    x = batch((3,), 5)
+    assert fast(x).tolist() == fast(x).tolist()
+    assert [m.training for m in model] == [True, True, False] and model.training
+
+
+def test_weights_are_those_of_the_moment_until_refreshed() -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    fast = model.compile()
+    x = batch((3,), 4)
+    before = fast(x).numpy().copy()
+    model[0].weight.assign(model[0].weight * 2.0)
+    np.testing.assert_array_equal(fast(x).numpy(), before)
+    np.testing.assert_array_equal(fast(x[:1]).numpy(), before[:1])
+    fast.refresh()
+    np.testing.assert_allclose(fast(x).numpy(), model(x).numpy(), rtol=1e-6)
+    np.testing.assert_allclose(fast(x[:1]).numpy(), model(x[:1]).numpy(), rtol=1e-6)
+
+
+def test_one_program_serves_every_batch_and_another_a_single_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    real = program.build
+    monkeypatch.setattr(program, "build", lambda *a, **k: built.append(k) or real(*a, **k))
+    fast = nn.Sequential(nn.Linear(3, 2)).compile()
+    for rows in (1, 2, 100, 3, 0, 1):
+        assert fast(batch((3,), rows)).shape == (rows, 2)
+    assert [k["apart"] for k in built] == [False, True]
+
+
+def test_several_inputs_and_outputs() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            return {"sum": x + y, "product": x * y}
+
+    fast = Pair().compile()
+    x, y = batch((3,), 4), batch((3,), 4) + 1
+    out = fast(x, Tensor(y))
+    np.testing.assert_array_equal(out["sum"].numpy(), x + y)
+    np.testing.assert_array_equal(out["product"].numpy(), x * y)
+
+
+def test_a_model_that_looks_at_its_batch_size_is_compiled_for_each() -> None:
+    class Flattened(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.reshape(int(x.shape[0]) * 3)
+
+    fast = Flattened().compile()
+    for rows in (1, 2, 5, 2):
+        x = batch((3,), rows)
+        np.testing.assert_array_equal(fast(x).numpy(), x.reshape(-1))
+
+
+def test_arrays_that_do_not_lie_densely() -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    x = batch((6,), 8)[::2, ::2]
+    np.testing.assert_allclose(model.compile()(x).numpy(), model(x).numpy(), rtol=1e-6)
+
+
+def test_calls_from_many_threads_give_the_serial_results() -> None:
+    make, shape = ZOO["ds_cnn"]
+    fast = make().compile()
+    inputs = [batch(shape, rows) for rows in (1, 3, 8, 1, 2, 5)]
+    want = [fast(x).numpy() for x in inputs]
+    wrong: list[str] = []
+
+    def work(i: int) -> None:
+        for j in range(25):
+            k = (i + j) % len(inputs)
+            if fast(inputs[k]).numpy().tobytes() != want[k].tobytes():
+                wrong.append(f"thread {i}, input {k}")
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error", "words"),
+    [
+        (([[1.0, 2.0, 3.0]],), TypeError, "expected arrays or tensors, received list"),
+        ((), TypeError, "expected an array or tensor, received nothing"),
+        ((np.zeros((2, 4), np.float32),), smelt.ShapeError, "4"),
+        ((np.zeros((2, 3), np.int64),), smelt.ShapeError, "i64"),
+    ],
+)
+def test_bad_input(inputs: tuple, error: type[Exception], words: str) -> None:
+    fast = nn.Sequential(nn.Linear(3, 2)).compile()
+    with pytest.raises(error, match=words):
+        fast(*inputs)
+    assert fast(np.zeros((2, 3), np.float32)).shape == (2, 2)
+
+
+def test_the_graph_that_is_run_can_be_looked_at() -> None:
+    fast = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).compile()
+    with pytest.raises(smelt.TraceError, match="has not been called yet"):
+        _ = fast.graph
+    fast(np.zeros((1, 3), np.float32))
+    assert [n.opname for n in fast.graph.nodes() if n.op is not None] == ["matmul", "add"]
+    assert isinstance(fast, Inference) and len(fast.lowered().kernels) == 1
