@@ -7,11 +7,12 @@ from smelt.custom import custom_op
 from smelt.errors import ExportError, FileError, RecipeError, ShapeError, TraceError
 from smelt.files import load, save
 from smelt.functions import arange, concat, full, maximum, minimum, ones, stack, where, zeros
+from smelt.measure.explain import explain
 from smelt.measure.summary import summary
 from smelt.precision import autocast
 from smelt.random import seed
 from smelt.runtime.inference import Inference
-from smelt.runtime.step import compile, explain
+from smelt.runtime.step import compile
 from smelt.runtime.workers import get_threads, set_threads
 from smelt.tensor import Parameter, Tensor, tensor
 from smelt.train import History, Trainer

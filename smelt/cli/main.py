@@ -186,6 +186,18 @@ def profile(
 
 
 @cli.command()
+@_target
+@click.option("--graph", is_flag=True, help="Add the traced graph and the plan of the memory.")
+@click.option("--loops", is_flag=True, help="Add the loops of every kernel.")
+@_json
+def explain(graph: bool, loops: bool, as_json: bool, target: str, options: tuple[str, ...], **rest: Any) -> None:
+    """Say what the compiler made of a step of TARGET, and why it did not do more."""
+    from smelt.cli.profile import explain_target
+
+    explain_target(_find(target, options, **rest), graph, loops, as_json)
+
+
+@cli.command()
 @_json
 def doctor(as_json: bool) -> None:
     """Describe this computer as Smelt sees it, and measure what it reaches."""

@@ -1,4 +1,4 @@
-"""``smelt profile``: a recipe or a model in; where the time of its step goes, on the screen and in files, out."""
+"""``smelt profile`` and ``smelt explain``: a recipe or a model in; where its time goes, or what was made of it, out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import smelt
 from smelt.cli.output import Output
 from smelt.cli.target import Target
 from smelt.errors import RecipeError
+from smelt.measure.explain import explain
 from smelt.measure.profile import profile_batches
 
 
@@ -42,6 +43,18 @@ def profile_target(
     output.say(str(found))
     if written:
         output.say(f"wrote {', '.join(written)}")
+
+
+def explain_target(target: Target, graph: bool, loops: bool, as_json: bool) -> None:
+    """Run the step once, and print what the compiler made of it."""
+    output = Output(as_json)
+    output.say(target.words)
+    args, kwargs = next(target.batches)
+    with target.context():
+        target.step(*args, **kwargs)
+        found = explain(target.step, graph, loops)
+    output.result({"target": target.words, **found.to_dict()})
+    output.say(str(found))
 
 
 def _check(files: dict[str, Path | None]) -> None:

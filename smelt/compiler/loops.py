@@ -208,6 +208,17 @@ class Range:
         return f"{n} by the caller" if self.caller else n
 
 
+def short_name(kernel: str) -> str:
+    """Return the number in a kernel's name; slices that another kernel adds up end in s.
+
+    Examples
+    --------
+    >>> short_name("k3_conv2d_add"), short_name("k15_sum_slices")
+    ('k3', 'k15s')
+    """
+    return kernel.partition("_")[0] + "s" * kernel.endswith("_slices")
+
+
 @dataclass(eq=False, repr=False)
 class Kernel:
     """A function over units ``lo`` to ``hi`` of a parallel axis."""
@@ -221,6 +232,8 @@ class Kernel:
     note: str = ""
     lines: tuple[str, ...] = ()  # of the user's code
     layers: tuple[str, ...] = ()
+    choices: tuple[tuple[str, str], ...] = ()  # what the lowering decided, and why
+    barrier: tuple[Kernel, Buffer] | None = None  # the kernel, and its buffer, for which threads wait before this one
     macs: int = 0
     status: int = -1  # slot of the pointer table that is not 0 after a user's function failed
 
@@ -243,11 +256,16 @@ class Builder:
         self.reads: set[Buffer] = set()
         self.writes: set[Buffer] = set()
         self.unaligned: set[Buffer] = set()
+        self.choices: dict[tuple[str, str], None] = {}
 
     @property
     def body(self) -> list[Stmt]:
         """The statements of the kernel so far."""
         return self._stack[0]
+
+    def choose(self, what: str, text: str) -> None:
+        """Note a decision of the lowering for :func:`smelt.explain`: ``what`` is shared, registers or memory."""
+        self.choices[what, text] = None
 
     # --- values ------------------------------------------------------------------------------------------------
 
@@ -391,6 +409,7 @@ class Builder:
     def finish(self, range: Range, **facts: object) -> Kernel:
         """Return the kernel."""
         kernel = Kernel(self.name, range, self._stack[0], self.reads, self.writes, **facts)  # type: ignore[arg-type]
+        kernel.choices = tuple(self.choices)
         if range.rows:
             kernel.aligned = (self.reads | self.writes) - self.unaligned
         return kernel

@@ -43,6 +43,7 @@ class Lowered:
     phases: list[list[Kernel]]
     arena_bytes: int
     apart: bool = False
+    of: dict[Group, list[Kernel]] = field(default_factory=dict)  # the kernels of each group
 
     @property
     def kernels(self) -> list[Kernel]:
@@ -146,7 +147,8 @@ def lower(
     phases = schedule([*fills.values(), *(t for group in tasks.values() for t in group)])
     if apart:
         phases = [[k] for phase in phases for k in phase]
-    return Lowered(simple, plan, phases, plan_memory(phases), apart)
+    of = {group: [t.kernel for t in made] for group, made in tasks.items()}
+    return Lowered(simple, plan, phases, plan_memory(phases), apart, of)
 
 
 def _connect(plan: Plan, tasks: dict[Group, list[Task]], loads: dict[Task, set[Node]], fills: dict[Node, Task]) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from smelt.compiler import jit
 from smelt.compiler.emit.llvm import CTX_STAMPS
 from smelt.compiler.isa import host
+from smelt.compiler.loops import short_name
 from smelt.compiler.program import Lowered, module_text
 from smelt.measure import perf_map, picture, trace
 from smelt.measure.machine import busy_warning
@@ -90,7 +91,7 @@ class KernelTime:
     @property
     def number(self) -> str:
         """Its short name: ``k3``."""
-        return self.name.partition("_")[0]
+        return short_name(self.name)
 
     @property
     def layer(self) -> str:

@@ -21,7 +21,7 @@ from smelt.compiler import program
 from smelt.compiler.isa import host
 from smelt.compiler.passes.precision import round_activations
 from smelt.errors import TraceError, at_user_line
-from smelt.graph.graph import Graph, Node, format_graph
+from smelt.graph.graph import Graph, Node
 from smelt.graph.trace import Guard, Tracer, changes, current_tracer
 from smelt.ops.primitive import Rows, Spec, short_dtype
 from smelt.precision import autocast, checked, current
@@ -305,18 +305,4 @@ def compile(function: Callable[..., Any] | None = None, *, precision: str | None
     return Compiled(function, precision=precision)
 
 
-def explain(step: Compiled, loops: bool = False) -> str:
-    """Return the graph of a compiled function, its schedule and memory plan, and on request its loops, as text.
-
-    Examples
-    --------
-    >>> import numpy as np, smelt
-    >>> double = smelt.compile(lambda x: x * 2.0)
-    >>> y = double(np.ones(4, np.float32))
-    >>> print(smelt.explain(double).splitlines()[0])
-    graph <lambda>(%x0: f32[b≤4])
-    """
-    return "\n\n".join([format_graph(step.graph, lines=True), step.lowered().text(loops)])
-
-
-__all__ = ["Compiled", "compile", "explain"]
+__all__ = ["Compiled", "compile"]

@@ -47,9 +47,12 @@ def lower_call(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kern
         b.call(function.name, slot, function.evaluate is not None, ins, outs)
 
     if function.samples is None:
+        native = "one thread: a function that does not work per sample"
+        b.choose("shared", native if function.evaluate is None else "the calling thread: a Python function")
         call(None)
         units = Range(1, caller=function.evaluate is not None)
     else:
+        b.choose("shared", "fixed slices of the batch")
         first = specs[0]
         extent = var("n") * first.rows.per if first.rows else Index(first.shape[0])
         with b.loop("s", var("lo"), var("hi")) as s:

@@ -124,6 +124,7 @@ class ContractLowering:
 
     def _by_batch(self, name: str) -> Range:
         """Share the rows of the batch among the threads."""
+        self.b.choose("shared", "samples")
         per = self.parts[0].batch[name]
         innermost = self.parts[0].rows[-1] == name if self.parts[0].rows else False
         if innermost and per == 1 and name not in self.parts[0].outer:
@@ -140,6 +141,7 @@ class ContractLowering:
         """Tile rows lo..hi, whose number is known only now: whole tiles, then the last tile again from the end."""
         vectors = -(-p.extent[p.lane] // self.vl)
         tile = choose_tile(max(p.extent[name] // 2, 1), 1, vectors, self.isa.registers, _latency(p))
+        self._say_tile(tile)
         above = [r for r in p.rows if r != name]
         blocked = not above and p.ks == ["k"] and "k" not in p.batch and p.extent["k"] >= 2 * K_BLOCK
         big = p.extent["k"] * p.extent[p.lane] * ITEMSIZE[self.dtype] > B_BYTES if blocked else False
@@ -178,6 +180,9 @@ class ContractLowering:
 
         Between blocks, sums wait in the arena. They are float32 there as in registers: no bit changes.
         """
+        self.b.choose(
+            "memory", f"sums wait in the arena while {K_BLOCK} ks of the large right operand are used for all rows"
+        )
         sums = Sums(self.b, p, self.dtype)
 
         def block(start: Index, count: int) -> OnRows:
@@ -216,9 +221,15 @@ class ContractLowering:
             return choose_depthwise_tile(wide, above, vectors, self.isa.registers)
         return choose_tile(wide, above, vectors, self.isa.registers, _latency(p))
 
+    def _say_tile(self, tile: Tile) -> None:
+        rows, sums = tile.high * tile.wide, f"vectors of {self.vl} sums" if self.vl > 1 else "sums"
+        held = f"{rows * tile.vectors} of {self.isa.registers} registers"
+        self.b.choose("registers", f"{rows} × {tile.vectors} {sums}, {held}")
+
     def _static_rows(self, p: Part, rows: list[str], at: dict[str, Index]) -> None:
         """Emit lane blocks, then loops over tiles of rows whose numbers are constants."""
         tile = self._pick(p, rows)
+        self._say_tile(tile)
 
         def lanes(rows: list[str], at: dict[str, Index]) -> None:
             for lane, widths in self._lane_blocks(p, tile.vectors):
@@ -292,9 +303,11 @@ class ContractLowering:
 
     def _by_units(self) -> Range:
         """Share the tiles of the result among the threads, all of them counted as one axis of units."""
+        self.b.choose("shared", "tiles of the result")
         counts = []
         for p in self.parts:
             tile = self._pick(p, p.rows)
+            self._say_tile(tile)
             axes = self._unit_axes(p, tile)
             total = 1
             for _, count in axes:
@@ -338,6 +351,7 @@ class ContractLowering:
         if not self._one_sample_at_a_time(p, axes) or ragged:
             each(lambda at, rows, widths: self._tile(p, at, rows, widths))
             return
+        self.b.choose("memory", "sums wait in the arena while one sample is finished for all tiles")
         sums = Sums(self.b, p, self.dtype)
         (sample, *rest) = p.ks
         each(lambda at, rows, widths: sums.clear(at, rows, widths))

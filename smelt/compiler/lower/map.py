@@ -46,6 +46,8 @@ class MapLowering:
         fixed = {a + 2 for a in (0, 1) if residues[a] > 1} | ({parallel} if parallel is not None else set())
         fixed |= {self.pair} if self.pair is not None else set()
         runs = merge_axes(order, self.shape, self._probe(), fixed)
+        if runs:
+            self.b.choose("registers", f"vectors of {self.lanes}")
         self.runs, self.residues, self._parallel = runs, residues, parallel
         if 0 in self.shape:
             self.e = Evaluator(self.plan, self.group, self.b)
@@ -53,6 +55,7 @@ class MapLowering:
         self.across = self._transposed_axis(runs)
         if parallel is not None:
             assert rows is not None
+            self.b.choose("shared", "samples")
             with self._loop_rows(parallel) as row:
                 self._nest(runs, {parallel: self._place(parallel, row)})
             return self.b.finish(Range(per=rows.per, grain=2 if parallel == self.pair else 1)), self.e.used
@@ -91,6 +94,7 @@ class MapLowering:
         self.e = Evaluator(self.plan, self.group, self.b)
         self.e.hoist(self.group.nodes, self.lanes)
         if not runs:
+            self.b.choose("shared", "one thread: one number")
             self._nest([], {})
             return self.b.finish(Range(1)), self.e.used
         sizes = [self._rounds(r) for r in runs]
@@ -101,18 +105,22 @@ class MapLowering:
         )
         if outer is not None and (sizes[outer] >= 8 or sizes[outer] * 64 >= sizes[-1]) and not self._split(runs[outer]):
             run = runs[outer]
+            self.b.choose("shared", "elements along an outer axis")
             with self.b.loop("i", var("lo"), var("hi")) as i:
                 self._nest([r for r in runs if r is not run], {run[-1]: self._place(run[-1], i)})
             return self.b.finish(Range(sizes[outer])), self.e.used
         if self.across is not None and len(runs) == 2:
+            self.b.choose("shared", "bands of transposed squares")
             self._squares(runs[-1], {}, shared=True)
             return self.b.finish(Range(self._size(self.across), grain=self.lanes)), self.e.used
         if len(runs) == 1 and not self._split(runs[0]) and self.pair is None and sizes[0] > 4 * GRAIN:
             return self._flat(runs[0], sizes[0])
+        self.b.choose("shared", "one thread: too little to share")
         self._nest(runs, {})
         return self.b.finish(Range(1)), self.e.used
 
     def _flat(self, run: list[int], size: int) -> tuple[Kernel, set[Node]]:
+        self.b.choose("shared", f"runs of {GRAIN} elements")
         axis = run[-1]
         whole = size - size % self.lanes
         stop = self.b.let("stop", "min", var("hi") * GRAIN, whole)
@@ -296,6 +304,7 @@ def lower_map(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kerne
 def lower_fill(node: Node, storage: Storage, isa: Isa, name: str) -> Kernel:
     """Return the kernel that fills what a ``place`` leaves around its input: slabs per axis, or all of it."""
     b = Builder(name)
+    b.choose("shared", "samples" if node.spec.rows else "one thread: too little to share")
     dtype, lanes = short_dtype(node.dtype), isa.lanes(short_dtype(node.dtype))
     fill, shape = node.attrs["fill"], node.shape
     (x,) = node.inputs

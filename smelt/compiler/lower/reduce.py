@@ -304,10 +304,19 @@ class ReduceLowering:
         self.b = Builder(name)
         self.e = Evaluator(self.plan, self.group, self.b, row)
 
+    def _say_lanes(self) -> None:
+        wide = f"vectors of {self.isa.lanes(self.dtype)}"
+        if self.lane is None:
+            self.b.choose("registers", "one number at a time: along no axis may its operands be read in vectors")
+        else:
+            self.b.choose("registers", f"{wide} results" if self.lane in self.kept else f"{wide}, then a tree")
+
     def _whole(self) -> Kernel:
         rows = self._rows_kept()
         self._new_builder(self.name, var("row") if rows else None)
         self.e.hoist(self.group.members(), self.isa.lanes(self.dtype))
+        self._say_lanes()
+        self.b.choose("shared", "samples" if rows else "results")
 
         def body(coords: dict[int, Index], lanes: int) -> None:
             self._finish_point(coords, self._reduce(coords, lanes, {}), lanes)
@@ -337,6 +346,8 @@ class ReduceLowering:
 
         self._new_builder(f"{self.name}_slices", None)
         self.e.hoist([*self.inputs], self.isa.lanes(self.dtype))
+        self._say_lanes()
+        self.b.choose("shared", "fixed slices of the data")
         with self.b.loop("s", var("lo"), var("hi")) as s:
             extent = self._extent(outer)
             low = self.b.let("low", "muldiv", extent, s, SLICES)
@@ -353,6 +364,8 @@ class ReduceLowering:
 
         self._new_builder(self.name, None)
         self.e.hoist(self.group.nodes, self.isa.lanes(self.dtype))
+        self._say_lanes()
+        self.b.choose("shared", "results, from all slices")
 
         def sum_body(coords: dict[int, Index], lanes: int) -> None:
             values = [self.b.load(p, place(coords, Index()), lanes) for p in partial]

@@ -76,6 +76,7 @@ class Group:
     full: Shape = ()
     axes: tuple[int, ...] = ()
     order: tuple[int, ...] = ()  # a copy's order of axes in memory, outermost first
+    why: str = ""  # a copy is made
 
     def members(self) -> list[Node]:
         """Return roots and pointwise nodes."""
@@ -94,6 +95,7 @@ class Fusion:
     inline: set[Node]
     consumers: dict[Node, list[Node]]
     ancestors: list[int]
+    refused: dict[tuple[Node, Group], str] = field(default_factory=dict)  # why a node is not in a group it reads from
 
     @staticmethod
     def narrow(node: Node) -> Node:
@@ -149,6 +151,7 @@ def fuse(graph: Graph, merge: bool = True) -> Fusion:
             for i in node.inputs:
                 _settle(f, i)
         if kind == "contract":
+            _refuse(f, node, "a product uses each element of its operands many times")
             _start(f, node, "contract")
         elif kind == "reduce":
             _join_reduction(f, node)
@@ -238,14 +241,33 @@ def _link(f: Fusion, group: Group, needs: set[int]) -> None:
             f.ancestors[g.number] |= mask
 
 
-def _may_join(f: Fusion, group: Group, node: Node) -> bool:
-    """Return whether nothing the node reads waits for the group, but values it takes from it point by point."""
+def _obstacle(f: Fusion, group: Group, node: Node) -> str:
+    """Return why a node may not join a group: something it reads waits for the group, or comes from it otherwise than
+    point by point. An empty string means that it may.
+    """
     for i in map(f.narrow, node.inputs):
         if f.group_of.get(i) is group and f.kinds[node] == "point" and i.shape == node.shape:
             continue
-        if any(h == group.number or f.depends(h, group.number) for h in f.dependencies(i)):
-            return False
-    return True
+        for h in sorted(f.dependencies(i)):
+            if h == group.number:
+                return "it also reads that kernel's results at other points"
+            if f.depends(h, group.number):
+                return "it also needs what another kernel computes from them"
+    return ""
+
+
+def _refuse(f: Fusion, node: Node, reason: str) -> None:
+    """Note why a node that starts a group is in none of the groups it reads from."""
+    stack, seen = list(node.inputs), {node}
+    while stack:
+        i = stack.pop()
+        if i not in seen:
+            seen.add(i)
+            group = f.group_of.get(i)
+            if group is None:
+                stack += i.inputs if f.kinds[i] != "free" else ()
+            else:
+                f.refused.setdefault((node, group), reason)
 
 
 def _join(f: Fusion, group: Group, node: Node, needs: set[int], root: bool = False) -> None:
@@ -266,9 +288,12 @@ def _join_reduction(f: Fusion, node: Node) -> None:
         same = (y.spec.rows, y.dtype) == (x.spec.rows, x.dtype)  # an axis as long as the batch is not the batch
         if not same or "argmax" in (node.opname, group.roots[0].opname):
             continue
-        if _may_join(f, group, node):
+        why = _obstacle(f, group, node)
+        if not why:
             _join(f, group, node, needs, root=True)
             return
+        f.refused[node, group] = why
+    _refuse(f, node, "a reduction begins when its operands are complete")
     _start(f, node, "reduce")
 
 
@@ -278,6 +303,7 @@ def _join_call(f: Fusion, node: Node) -> None:
         if group.roots[0].attrs["call"] is node.attrs["call"]:
             _join(f, group, node, set(), root=True)
             return
+    _refuse(f, node, "a user's function works on whole arrays")
     _start(f, node, "call")
 
 
@@ -322,10 +348,14 @@ def _place_point(f: Fusion, node: Node) -> None:
             theirs = {i for n in group.nodes for i in n.inputs}
             if mine & theirs:
                 candidates.append(group)
-    for group in candidates:
-        if node.opname != "copy" and _may_join(f, group, node):
+    for group in candidates if node.opname != "copy" else ():
+        why = _obstacle(f, group, node)
+        if not why:
             _join(f, group, node, needs)
             return
+        f.refused[node, group] = why
+    window = f.kinds[node] == "window"
+    _refuse(f, node, "a window takes results of several points" if window else "it takes their results at other points")
     _start(f, node, "map")
 
 

@@ -60,7 +60,8 @@ class Operands:
     def reorder(self, node: Node, i: int, order: Order) -> None:
         """Let ``node`` read a copy of its operand ``i`` in another order."""
         x = self.p.operand(node, i)
-        self.p.operands[(node, i)] = self.assign.copy(x, self.assign.arena(x, order))
+        why = f"{node.opname} fills its vectors along another axis of this operand"
+        self.p.operands[(node, i)] = self.assign.copy(x, self.assign.arena(x, order), why)
 
     def _matmul(self, node: Node, a: Node, b: Node) -> None:
         """Let the lanes run along the columns of b, or along the rows of a; copy the cheaper one if neither can."""
@@ -133,7 +134,7 @@ class Operands:
         strides = tuple(storage.strides[a] for a in axes)
         group = self.f.group_of.get(base)
         if group is None or not self._can_pair(base, pair, strides):
-            return self.assign.copy(x, storage)
+            return self.assign.copy(x, storage, "products of pairs read an operand in pairs")
         alias = Node("op", x.spec, COPY, (x,), line=x.line)
         self.f.kinds[alias] = "point"
         self.f.group_of[alias] = group

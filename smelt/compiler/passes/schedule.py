@@ -49,7 +49,9 @@ def schedule(tasks: list[Task]) -> list[list[Kernel]]:
             level = 0
             for before, buffer in task.after:
                 together = buffer in before.kernel.aligned and buffer in task.kernel.aligned
-                level = max(level, phase[before] + (0 if together else 1))
+                needed = phase[before] + (0 if together else 1)
+                if needed > level or (needed == level and not together):
+                    level, task.kernel.barrier = needed, None if together else (before.kernel, buffer)
             phase[task] = level
             order.append(task)
 

@@ -243,12 +243,14 @@ class Assign:
     def _store(self, group: Group, node: Node, storage: Storage) -> None:
         self.p.stores.setdefault(group, []).append((node, storage))
 
-    def copy(self, node: Node, storage: Storage) -> Node:
-        """Add a group that copies ``node`` to ``storage``; return the copy's node."""
+    def copy(self, node: Node, storage: Storage, why: str) -> Node:
+        """Add a group that copies ``node`` to ``storage``, and say why; return the copy's node."""
         copy = Node("op", node.spec, COPY, (node,), line=node.line, layer=node.layer)
         self.f.kinds[copy] = "point"
         order = order_of(node.shape, storage.strides)
-        group = Group(len(self.f.groups) + len(self.p.extra_groups), "map", node.shape, node.spec.rows, order=order)
+        group = Group(
+            len(self.f.groups) + len(self.p.extra_groups), "map", node.shape, node.spec.rows, order=order, why=why
+        )
         group.nodes.append(copy)
         self.p.extra_groups.append(group)
         self.f.group_of[copy] = group
@@ -269,7 +271,7 @@ class Assign:
                 self.p.overwrites.setdefault(group, []).append(state)
             else:
                 self._put(group, node, self.arena(node, self.orders.of(node)))
-                copy = self.copy(node, self.p.storage[state])
+                copy = self.copy(node, self.p.storage[state], "the state it replaces is still read at that time")
                 self.p.overwrites.setdefault(self.f.group_of[copy], []).append(state)
         for c in self.f.consumers[node]:
             if self.f.kinds[c] == "region":
@@ -326,7 +328,9 @@ class Assign:
             base = self.p.storage[x]
         storage = view_storage(node, base)
         if storage is None:  # a reshape that moves elements: copy into C order first
-            copy = self.copy(x, self.arena(x, tuple(range(len(x.shape)))))
+            copy = self.copy(
+                x, self.arena(x, tuple(range(len(x.shape)))), "a reshape goes through its elements in order"
+            )
             self.p.operands[(node, 0)] = copy
             storage = view_storage(node, self.p.storage[copy])
             assert storage is not None
@@ -337,7 +341,7 @@ class Assign:
         have = self.p.operand(node, i)
         if have in self.p.storage:
             return have
-        copy = self.copy(x, self.arena(x, self.orders.of(x)))
+        copy = self.copy(x, self.arena(x, self.orders.of(x)), f"{node.opname} reads its operands from memory")
         self.p.operands[(node, i)] = copy
         return copy
 
@@ -345,7 +349,7 @@ class Assign:
         self._region_storage(node)
         for i, x in enumerate(node.inputs):
             if x not in self.f.group_of or self.f.kinds[x] == "call":
-                copy = self.copy(x, self._part(node, i))
+                copy = self.copy(x, self._part(node, i), f"{node.opname} joins what no kernel puts there")
                 self.p.defs[node].append(copy)
 
     def _deliver(self, node: Node) -> None:
@@ -353,10 +357,11 @@ class Assign:
         if node in self.f.group_of and self.f.kinds[node] != "call":
             return
         for storage in self._outputs.get(node, ()):
-            self.copy(node, storage)
+            self.copy(node, storage, "no kernel computes this output")
         for state in self._updates.get(node, ()):
-            staged = self.copy(node, self.arena(node, self.orders.of(node)))
-            copy = self.copy(staged, self.p.storage[state])
+            why = "no kernel computes this new value of a state"
+            staged = self.copy(node, self.arena(node, self.orders.of(node)), why)
+            copy = self.copy(staged, self.p.storage[state], why)
             self.p.overwrites.setdefault(self.f.group_of[copy], []).append(state)
 
     # --- calls of users' functions -----------------------------------------------------------------------------
