@@ -123,5 +123,5 @@ def _executable(part: Graph, tensors: dict[Node, Tensor], isa: Isa, fused: bool)
     strides = {
         node: arena.element_strides(t.numpy()) if t._bound else None for node, t in zip(part.states, state, strict=True)
     }
-    built = program.build(part, strides, isa, fused)
+    built = program.build(part, strides, isa, fused=fused)
     return Executable(built, part, arena.bind(state, built.state_strides))
