@@ -84,7 +84,7 @@ def test_a_part_may_not_read_what_an_earlier_one_has_overwritten() -> None:
 def test_without_fusion_every_operation_is_a_kernel() -> None:
     (forward, *_) = forward_backward_update(traced())
     strides: dict = dict.fromkeys(forward.states)
-    alone, fused = (program.lower(forward, strides, host(), f) for f in (False, True))
+    alone, fused = (program.lower(forward, strides, host(), fused=f) for f in (False, True))
     assert not any(" + " in k.note or k.note[0].isdigit() for k in alone.kernels)
     assert any(" + " in k.note for k in fused.kernels) and len(fused.kernels) < len(alone.kernels)
 
@@ -93,5 +93,5 @@ def test_the_scalar_stage_has_no_vectors() -> None:
     (forward, *_) = forward_backward_update(traced())
     strides: dict = dict.fromkeys(forward.states)
     scalar = replace(host(), name="scalar", vector_bytes=4)
-    texts = [program.module_text(program.lower(forward, strides, isa, False), isa) for isa in (scalar, host())]
+    texts = [program.module_text(program.lower(forward, strides, isa, fused=False), isa) for isa in (scalar, host())]
     assert " x float>" not in texts[0] and " x float>" in texts[1]
