@@ -221,13 +221,6 @@ def _benchmark(command: Command) -> Command:
         click.option("--threads", metavar="NUMBERS", default="1,2", show_default=True, help="Each is tried."),
         click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Turns of each."),
         click.option("--peers", metavar="NAMES", help="Libraries to compare with; by default all."),
-        click.option(
-            "--precision",
-            type=click.Choice(["f32", "bf16", "f16"]),
-            default="f32",
-            show_default=True,
-            help="Measure Smelt in this precision too.",
-        ),
         _json,
     )
     for option in reversed(options):
@@ -237,6 +230,13 @@ def _benchmark(command: Command) -> Command:
 
 @bench.command("train")
 @_benchmark
+@click.option(
+    "--precision",
+    type=click.Choice(["f32", "bf16", "f16"]),
+    default="f32",
+    show_default=True,
+    help="Measure Smelt in this precision too.",
+)
 @click.option("--slow", is_flag=True, help="Also torch.compile, which takes half a minute to start.")
 def bench_train(**options: Any) -> None:
     """Time whole training steps, with Adam, against PyTorch and TensorFlow."""

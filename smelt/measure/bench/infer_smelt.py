@@ -13,21 +13,15 @@ from smelt.measure.bench.worker import Ready, timed
 
 
 def prepare(job: Job) -> Ready:
-    """Build the network in evaluation mode; a call takes an array and returns a new one."""
+    """Build the network; a call takes an array and returns a new one."""
     smelt.set_threads(job.threads)
     network = make(job.network)
     (x, _), *_ = network.batches(job.batch, 1)
-    forward = inference(network, job.precision)
-    return Ready({"compiled": timed(lambda i: forward(x))}, forward(x))
+    forward = inference(network)
+    return Ready({"model.compile()": timed(lambda i: forward(x))}, forward(x))
 
 
-def inference(network: Network, precision: str = "f32") -> Callable[[np.ndarray], np.ndarray]:
-    """Return the network, compiled, as a function of arrays."""
-    model = network.model.eval()
-
-    def forward(x: smelt.Tensor) -> smelt.Tensor:
-        with smelt.no_grad():
-            return model(x)
-
-    compiled = smelt.compile(forward, precision=precision)
+def inference(network: Network) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the network, compiled for inference, as a function of arrays."""
+    compiled = network.model.compile()
     return lambda x: compiled(x).numpy()
