@@ -187,12 +187,25 @@ def test_the_inner_loop_is_products_of_pairs(name: str, isa: str) -> None:
     assert len(code.lines) <= 2.6 * code.dots, "mostly products"
 
 
-def test_elsewhere_a_load_is_a_conversion() -> None:
-    function, shapes = CONTRACTIONS["matmul"]
-    with smelt.autocast("bf16"):
+@pytest.mark.parametrize("precision", ["bf16", "f16"])
+def test_elsewhere_operands_are_widened_once_and_multiplied_in_float32(precision: str) -> None:
+    function, shapes = CONTRACTIONS["convolution"]
+    with smelt.autocast(precision):
         graph = trace(function, [array(*s) for s in shapes])
     lowered = program.lower(graph, unbound(graph), HASWELL)
+    assembly = functions(jit.compile_assembly(program.module_text(lowered, HASWELL), HASWELL))
     (kernel,) = [k for k in lowered.kernels if k.macs]
-    code = hottest(functions(jit.compile_assembly(program.module_text(lowered, HASWELL), HASWELL))[kernel.name])
-    widened = [x for x in code.lines if x.startswith(("vpmovzxwd", "vpslld"))]
-    assert code.dots == 0 and code.fmas >= 8 and widened and (code.calls, code.stack_stores) == (0, 0)
+    code = hottest(assembly[kernel.name])
+    assert (code.dots, code.calls, code.stack_stores) == (0, 0, 0) and code.fmas >= 8
+    assert {b.dtype for b in kernel.reads} == {"f32"}
+    widens = "vpmovzxwd" if precision == "bf16" else "vcvtph2ps"
+    kernels = [name for name, lines in assembly.items() if any(x.startswith(widens) for x in lines)]
+    assert len(kernels) == 2, "one kernel for each operand"
+
+
+def test_depthwise_kernels_convert_what_they_load() -> None:
+    w = parameter(16, 1, 3, 3)
+    with smelt.autocast("bf16"):
+        graph = trace(lambda x: nn.functional.conv2d(x, w, padding=1, groups=16), [array(4, 16, 8, 8)])
+    (kernel,) = [k for k in program.lower(graph, unbound(graph), ZNVER4).kernels if k.macs]
+    assert {b.dtype for b in kernel.reads} == {"bf16"}

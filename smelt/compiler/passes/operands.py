@@ -1,19 +1,21 @@
 """Operands: bring what contractions read into an order their kernels can.
 
 In: a contraction whose operands are stored somewhere. Out: copies, where an operand has no contiguous axis for the
-lanes, or where a processor that multiplies pairs of bfloat16 needs pairs side by side.
+lanes, where a processor that multiplies pairs of bfloat16 needs pairs side by side, and where 16-bit numbers are
+multiplied in float32.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from smelt import ops
 from smelt.compiler.loops import Buffer
 from smelt.compiler.passes.fuse import COPY
 from smelt.compiler.passes.layout import HWIO, HWOI, NHWC, Order, Storage, order_of
 from smelt.compiler.passes.pairs import Pairing, dense_pairs, pairing
 from smelt.graph.graph import Node
-from smelt.ops.primitive import short_dtype
+from smelt.ops.primitive import FLOAT32, Spec, is_half, short_dtype
 
 if TYPE_CHECKING:
     from smelt.compiler.passes.storage import Assign
@@ -25,6 +27,7 @@ class Operands:
     def __init__(self, assign: Assign) -> None:
         self.assign, self.p, self.f, self.orders = assign, assign.p, assign.f, assign.orders
         self._paired: dict[tuple, Node] = {}
+        self._wide: dict[Node, Node] = {}
 
     def prepare(self, node: Node) -> None:
         """Make sure that the kernel of ``node`` can read its operands."""
@@ -42,6 +45,7 @@ class Operands:
         if node.opname == "conv2d_input_grad" and not depthwise:
             if not self.unit(b, 1):
                 self.reorder(node, 1, HWOI)
+            self._widen(node)
             return
         if node.opname == "conv2d_weight_grad":
             if not self.unit(b, 1):
@@ -50,6 +54,8 @@ class Operands:
             self.reorder(node, 1, HWIO)
         if depthwise and not self.unit(a, 1):
             self.reorder(node, 0, NHWC)
+        if not depthwise:
+            self._widen(node)
 
     def unit(self, node: Node, axis: int) -> bool:
         """Return whether the elements of an axis lie side by side."""
@@ -62,6 +68,21 @@ class Operands:
         x = self.p.operand(node, i)
         why = f"{node.opname} fills its vectors along another axis of this operand"
         self.p.operands[(node, i)] = self.assign.copy(x, self.assign.arena(x, order), why)
+
+    def _widen(self, node: Node) -> None:
+        """Let a contraction read 16-bit operands in float32: converting them once is less than at every use."""
+        for i in (0, 1):
+            x = self.p.operand(node, i)
+            if is_half(x.dtype):
+                if x not in self._wide:
+                    order = order_of(x.shape, self.p.storage[x].strides)
+                    spec = Spec(x.shape, FLOAT32, x.spec.rows)
+                    wide = Node("op", spec, ops.cast, (x,), {"dtype": FLOAT32.name}, line=x.line, layer=x.layer)
+                    self.f.kinds[wide] = "point"
+                    self.f.inline.add(wide)
+                    why = f"{node.opname} multiplies in float32"
+                    self._wide[x] = self.assign.copy(wide, self.assign.arena(wide, order), why)
+                self.p.operands[(node, i)] = self._wide[x]
 
     def _matmul(self, node: Node, a: Node, b: Node) -> None:
         """Let the lanes run along the columns of b, or along the rows of a; copy the cheaper one if neither can."""
@@ -83,6 +104,7 @@ class Operands:
             self.reorder(node, 0, (*range(arank - 2), arank - 1, arank - 2))
         elif not along_rows and not columns:
             self.reorder(node, 1, tuple(range(len(b.shape))))
+        self._widen(node)
 
     def _ragged_lane(self, node: Node, axis: int) -> bool:
         """Return whether lanes along ``axis`` could reach beyond a short batch in the caller's own array."""
@@ -135,7 +157,7 @@ class Operands:
         group = self.f.group_of.get(base)
         if group is None or not self._can_pair(base, pair, strides):
             return self.assign.copy(x, storage, "products of pairs read an operand in pairs")
-        alias = Node("op", x.spec, COPY, (x,), line=x.line)
+        alias = Node("op", x.spec, COPY, (x,), line=x.line, layer=x.layer)
         self.f.kinds[alias] = "point"
         self.f.group_of[alias] = group
         self.p.storage[alias] = storage
