@@ -44,7 +44,8 @@ class CustomOp:
         except ShapeError as e:
             raise ShapeError(at_user_line(str(e))) from None
         kind = self._op.function.kind
-        call = Call(kind if len(specs) == 1 else f"{kind} -> {', '.join(map(str, specs))}")
+        shapes = [f"{s} with {s.rows.per} per sample" if s.rows else str(s) for s in specs]
+        call = Call(kind if len(specs) == 1 else f"{kind} -> {', '.join(shapes)}")
         outs = tuple(self._op(*tensors, call=call, output=i) for i in range(len(specs)))
         if len(outs) > 1 and outs[0].requires_grad:
             joint = _Joint(self._op, outs, tensors, call)

@@ -276,6 +276,19 @@ def test_functions_of_one_name_are_told_apart_by_the_cache() -> None:
         assert [t.numpy().tobytes() for t in smelt.compile(g)(X)] == [X.tobytes(), (-X).tobytes()]
 
 
+def test_results_nobody_reads_are_told_apart_by_the_cache_too() -> None:
+    def make(out: Any, other: Any) -> Any:
+        op = smelt.custom_op(lambda x: (x, other(x)), out=out, name="pair")
+        return smelt.compile(lambda x: op(x)[0])
+
+    follows = make(lambda x: [x, x], lambda x: x)
+    fixed = make(lambda x: [x, ((6, 5), x.dtype)], lambda x: np.zeros((6, 5), x.dtype))
+    for f in (follows, fixed):
+        for rows in (6, 3):
+            np.testing.assert_array_equal(f(X[:rows]).numpy(), X[:rows])
+        assert f.traces == 1
+
+
 def test_a_function_owns_what_it_receives_and_what_it_returns() -> None:
     kept: list[np.ndarray] = []
     buffer = np.empty((6, 5), np.float32)
