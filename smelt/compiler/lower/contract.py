@@ -68,6 +68,7 @@ class ContractLowering:
         if 0 in self.root.shape:
             return self.b.finish(Range(0)), set()
         for p in parts:
+            p.registers = self.isa.registers
             self._merge(p)
         self.parts = parts
         self.row = var("row")

@@ -34,7 +34,7 @@ def accumulate(
     straight: list[str] = []
     size = len(first)
     limit = UNROLL // 2 if p.pair else UNROLL * 2 if depthwise else UNROLL
-    while loops and loops[-1] not in p.batch and size * p.extent[loops[-1]] <= limit:
+    while loops and loops[-1] not in p.batch and size * p.extent[loops[-1]] <= limit and _fits(p, loops[-1], rows, widths):
         straight.insert(0, loops.pop())
         size *= p.extent[straight[0]]
 
@@ -102,3 +102,13 @@ def accumulate(
         return values
 
     return looped(loops, first, start_a, start_b)
+
+
+def _fits(p: Part, k: str, rows: Steps, widths: Widths) -> bool:
+    """Return whether a step of ``k`` may follow another in a straight run.
+
+    Where neighbouring rows read what a row's next step reads, the run keeps all of that in registers at once.
+    """
+    if p.lane in p.a_stride or not any(p.a_stride.get(k) == p.a_stride.get(name) for name, _ in rows[-1]):
+        return True
+    return len(rows) * len(widths) + len(rows) + p.extent[k] + len(widths) <= p.registers

@@ -40,6 +40,7 @@ class Part:
     a_first: int = 0
     b_first: int = 0
     pair: str = ""  # the axis of the ks of which two neighbours are multiplied at once
+    registers: int = 16
 
     def stop(self, name: str) -> Index:
         """Return how far a loop over an axis goes."""
