@@ -37,7 +37,7 @@ def _running(command: Command) -> Command:
         click.option("--out", type=click.Path(path_type=Path), help="Folder for everything that is written."),
         click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed, in place of the recipe's."),
         click.option("--epochs", type=click.IntRange(1), help="Epochs, in place of the recipe's."),
-        click.option("--precision", type=click.Choice(["f32", "bf16", "f16"]), help="In place of the recipe's."),
+        click.option("--precision", type=click.Choice(["f32", "bf16"]), help="In place of the recipe's."),
         click.option("--resume", is_flag=True, help="Continue from the checkpoint in the output folder."),
         click.option("--force", is_flag=True, help="Replace the finished run of another recipe."),
         _json,
@@ -232,7 +232,7 @@ def _benchmark(command: Command) -> Command:
 @_benchmark
 @click.option(
     "--precision",
-    type=click.Choice(["f32", "bf16", "f16"]),
+    type=click.Choice(["f32", "bf16"]),
     default="f32",
     show_default=True,
     help="Measure Smelt in this precision too.",

@@ -8,7 +8,6 @@ to start.
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +18,9 @@ from smelt.measure.bench.contender import Job
 from smelt.measure.bench.networks import Network, make
 from smelt.measure.bench.to_keras import channels_last, to_keras
 from smelt.measure.bench.worker import WARM, Burst, Ready, timed
+from smelt.measure.summary import summary
 
-MANY, FEW, SHORT_MS = 16, 4, 5.0  # steps of one execution, where several are: many when a step is short
+MANY, FEW, SHORT = 32, 4, 1e8  # steps of one execution, where several are: many below so many MACs of a forward pass
 
 
 def prepare(job: Job) -> Ready:
@@ -42,7 +42,7 @@ def prepare(job: Job) -> Ready:
         "fit on arrays": _fit(model, batches, 1, _arrays),
         "fit on tf.data": _fit(model, batches, 1, _pipeline),
     }
-    together = MANY if statistics.median(forms["train_on_batch"](5)) < SHORT_MS else FEW
+    together = MANY if summary(network.model, network.shape, job.batch).macs < SHORT else FEW
     for suffix, jit in (("", False), (", XLA", True)):
         several = _compiled(network, jit, together)
         forms[f"fit on tf.data, {together} steps at once{suffix}"] = _fit(several, batches, together, _pipeline)

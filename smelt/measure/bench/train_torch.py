@@ -44,7 +44,7 @@ def prepare(job: Job) -> Ready:
 
     calls: dict[str, Callable[[int], float]] = {}
     for compiled in (False, True) if job.slow else (False,):
-        for fused in (True, False):
+        for fused in (True,) if compiled else (True, False):
             for last in (True, False) if images else (False,):
                 words = ["fused Adam" if fused else "Adam"]
                 words += ["torch.compile"] * compiled + ["channels last"] * last
