@@ -27,8 +27,7 @@ def profile_target(
     output.say(target.words)
     smelt.set_threads(threads)
     try:
-        with target.context():
-            found = profile_batches(target.step, target.batches, steps)
+        found = profile_batches(target.step, target.batches, steps)
     finally:
         smelt.set_threads(None)
     written = []
@@ -50,9 +49,8 @@ def explain_target(target: Target, graph: bool, loops: bool, as_json: bool) -> N
     output = Output(as_json)
     output.say(target.words)
     args, kwargs = next(target.batches)
-    with target.context():
-        target.step(*args, **kwargs)
-        found = explain(target.step, graph, loops)
+    target.step(*args, **kwargs)
+    found = explain(target.step, graph, loops)
     output.result({"target": target.words, **found.to_dict()})
     output.say(str(found))
 

@@ -7,7 +7,7 @@ when asked for, as a training step with Adam.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from smelt import nn, optim
-from smelt.autograd import no_grad
 from smelt.cli.inspect import find_model
 from smelt.cli.recipe import Recipe, read_recipe
 from smelt.cli.run import make_plan, make_trainer
@@ -23,6 +22,7 @@ from smelt.data import Loader
 from smelt.errors import RecipeError
 from smelt.measure.profile import Batch
 from smelt.measure.summary import summary
+from smelt.runtime.inference import Inference
 from smelt.runtime.step import Compiled
 from smelt.train import Trainer
 
@@ -33,14 +33,9 @@ BATCH = 64  # of a training step, unless something else is said
 class Target:
     """A compiled step, endless batches for it, and both in words."""
 
-    step: Compiled
+    step: Compiled | Inference
     batches: Iterator[Batch]
     words: str
-    training: bool
-
-    def context(self) -> Any:
-        """Return what it must run in."""
-        return nullcontext() if self.training else no_grad()
 
 
 def find_target(
@@ -94,13 +89,11 @@ def _training(trainer: Trainer, batches: Iterator[Batch], words: str) -> Target:
     trainer.model.train()
     if not isinstance(trainer.steps.train, Compiled):
         raise RecipeError("[train] compile: received false, expected a recipe that is compiled")
-    return Target(trainer.steps.train, batches, words, True)
+    return Target(trainer.steps.train, batches, words)
 
 
 def _inference(model: nn.Module, batches: Iterator[Batch], words: str) -> Target:
-    model.eval()
-    step = Compiled(model.__call__, "inference")
-    return Target(step, (((x,), {}) for (x, _), _ in batches), f"inference of {words}", False)
+    return Target(model.compile(), (((x,), {}) for (x, _), _ in batches), f"inference of {words}")
 
 
 def _from_recipe(recipe: Recipe, data: Path | None, training: bool, batch: int | None) -> Target:

@@ -50,6 +50,11 @@ class Lowered:
         """Return all kernels in the order they run."""
         return [k for phase in self.phases for k in phase]
 
+    @property
+    def capacity(self) -> int:
+        """Return how many rows of a batch the kernels take at once; 0 without a batch."""
+        return _capacity([*self.graph.inputs, *self.graph.outputs])
+
     def text(self, loops: bool = True) -> str:
         """Return the schedule, the memory plan and (on request) every kernel's loops as text."""
         out = [f"{len(self.kernels)} kernels in {len(self.phases)} phases, arena {self.arena_bytes} bytes"]
@@ -258,8 +263,8 @@ def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
 
 
 def _capacity(ends: list[Node]) -> int:
-    """Return the rows of the batch a graph was traced with."""
-    return next(n.shape[n.spec.rows.axis] // n.spec.rows.per for n in ends if n.spec.rows is not None)
+    """Return the rows of the batch a graph was traced with; 0 without a batch."""
+    return next((n.shape[n.spec.rows.axis] // n.spec.rows.per for n in ends if n.spec.rows is not None), 0)
 
 
 def _steps(ends: list[Node]) -> list[int]:

@@ -19,6 +19,7 @@ from smelt.compiler.program import Lowered
 from smelt.graph.graph import Graph, Node, format_graph
 from smelt.measure.work import work
 from smelt.runtime import workers
+from smelt.runtime.inference import Inference
 from smelt.runtime.step import Compiled
 
 _EXAMPLES = 4  # kernels, or pairs of them, that are named for one reason
@@ -92,11 +93,16 @@ class CopyReason:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What became of a function; ``print`` it, or look at its parts."""
+    """What became of a function; ``print`` it, or look at its parts.
+
+    ``slice_rows`` is how many samples a thread takes through all kernels at a time, where threads work apart, else 0.
+    ``buffers`` are the values in the arena: name, bytes, and the first and last phase they live in.
+    """
 
     name: str
     processor: str
     threads: int
+    slice_rows: int
     operations: int
     kernels: tuple[KernelChoice, ...]
     barriers: tuple[Barrier, ...]
@@ -115,7 +121,7 @@ class Explanation:
         text = [
             f"{self.name}: {self.operations} operations became {_count(len(self.kernels), 'kernel')} in "
             f"{_count(phases, 'phase')}, with {_count(len(self.barriers), 'barrier')}",
-            f"for {self.processor}; {_count(self.threads, 'thread')}",
+            f"for {self.processor}; {_count(self.threads, 'thread')}{self._apart()}",
             "",
             *self._kernel_lines(),
             *self._memory_choices(),
@@ -125,6 +131,11 @@ class Explanation:
             *self._memory_lines(),
         ]
         return "\n".join([*text, *(["", self.details] if self.details else [])])
+
+    def _apart(self) -> str:
+        if not self.slice_rows:
+            return ""
+        return f", which work apart: each takes {_count(self.slice_rows, 'sample')} at a time through all kernels"
 
     def _kernel_lines(self) -> list[str]:
         head = ("phase", "kernel", "units", "shared as", "in registers", "layer: operations in one kernel")
@@ -187,13 +198,14 @@ class Explanation:
         return lines
 
 
-def explain(step: Compiled, graph: bool = False, loops: bool = False) -> Explanation:
+def explain(step: Compiled | Inference, graph: bool = False, loops: bool = False) -> Explanation:
     """Explain what was fused, parallelized and kept in registers, and why not where it was not.
 
     Parameters
     ----------
-    step : Compiled
-        From :func:`smelt.compile`; it must have been called. Its most recent trace is explained.
+    step : Compiled or Inference
+        From :func:`smelt.compile` or :meth:`smelt.nn.Module.compile`; it must have been called. Its most recent trace
+        is explained.
     graph : bool, default False
         Whether to add the traced graph, with the line of your code that made each node, and the plan of the memory.
     loops : bool, default False
@@ -225,12 +237,13 @@ def explain(step: Compiled, graph: bool = False, loops: bool = False) -> Explana
 
 def _explained(name: str, graph: Graph, lowered: Lowered, details: str) -> Explanation:
     isa = host()
-    rows = max((n.shape[n.spec.rows.axis] // n.spec.rows.per for n in graph.inputs if n.spec.rows), default=0)
+    rows = lowered.capacity
     placed = [(number, k) for number, phase in enumerate(lowered.phases) for k in phase]
     return Explanation(
         name,
         f"{isa.name}: {isa.registers} registers of {isa.lanes('f32')} float32",
         workers.get_threads(),
+        rows if lowered.apart else 0,
         sum(n.op is not None for n in graph.nodes()),
         tuple(_choice(k, number, rows) for number, k in placed),
         tuple(_barriers(lowered)),
@@ -257,6 +270,8 @@ def _chosen(k: Kernel, what: str) -> str:
 
 def _barriers(lowered: Lowered) -> Iterator[Barrier]:
     """Yield for every phase but the first why one of its kernels could not be in the phase before."""
+    if lowered.apart:
+        return
     for number, phase in enumerate(lowered.phases):
         waiting = next((k for k in phase if k.barrier), None)
         if waiting is not None and waiting.barrier is not None:

@@ -30,6 +30,7 @@ from smelt.measure.roofline import Ceilings, measured_ceilings
 from smelt.measure.work import distances, work
 from smelt.nn.calls import leaves
 from smelt.runtime import workers
+from smelt.runtime.inference import Inference
 from smelt.runtime.step import Compiled
 
 WARM = 5  # steps before those that are measured
@@ -138,8 +139,13 @@ class Profile:
     ----------
     name : str
         Of the compiled function.
-    threads, steps : int
-        Threads it ran on, and steps that were measured.
+    slice_rows : int
+        How many samples a thread takes through all kernels at a time, where threads work apart, as they do on a batch
+        to infer; 0 where they share every kernel. Times are then the sums over the slices.
+    threads, wanted_threads : int
+        Threads most steps ran on, and those there are: a short step does not wait until sleeping ones are awake.
+    steps : int
+        Steps that were measured, and ran on so many threads.
     step_microseconds : float
         From the first thread's start to the last one's end, in native code; the median.
     call_microseconds : float
@@ -165,7 +171,9 @@ class Profile:
     """
 
     name: str
+    slice_rows: int
     threads: int
+    wanted_threads: int
     steps: int
     step_microseconds: float
     call_microseconds: float
@@ -233,6 +241,11 @@ class Profile:
             f"{self.call_microseconds:,.1f} with the call from Python; median of {_count(self.steps, 'step')}",
             f"this machine reaches {self.ceilings}; with every kernel at its ceiling: {ideal:,.1f} µs",
         ]
+        if self.threads < self.wanted_threads:
+            lines.append(f"{self.wanted_threads} threads are there; the step is too short to wait until they are awake")
+        if self.slice_rows:
+            samples = _count(self.slice_rows, "sample")
+            lines.append(f"threads work apart, and take {samples} at a time through all kernels")
         if self.threads > 1:
             barriers = _count(max(len(self.phases) - 1, 0), "barrier")
             share = 100 * self.waiting_microseconds / step if step else 0.0
@@ -288,15 +301,15 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}" + "s" * (n != 1)
 
 
-def profile(step: Compiled, *args: Any, steps: int = 50, **kwargs: Any) -> Profile:
+def profile(step: Compiled | Inference, *args: Any, steps: int = 50, **kwargs: Any) -> Profile:
     """Run a compiled function ``steps`` times and return where its time goes.
 
     The function does what it always does: a training step trains.
 
     Parameters
     ----------
-    step : Compiled
-        From :func:`smelt.compile`.
+    step : Compiled or Inference
+        From :func:`smelt.compile` or :meth:`smelt.nn.Module.compile`.
     *args, **kwargs
         Passed on at every call.
     steps : int, default 50
@@ -319,7 +332,7 @@ def profile(step: Compiled, *args: Any, steps: int = 50, **kwargs: Any) -> Profi
     return profile_batches(step, repeat((args, kwargs)), steps)
 
 
-def profile_batches(step: Compiled, batches: Iterable[Batch], steps: int) -> Profile:
+def profile_batches(step: Compiled | Inference, batches: Iterable[Batch], steps: int) -> Profile:
     """Profile a function over batches: pairs of positional and keyword arguments, all of one size.
 
     How long ``next(batches)`` takes is how long the step waits for its data.
@@ -330,7 +343,8 @@ def profile_batches(step: Compiled, batches: Iterable[Batch], steps: int) -> Pro
     busy = busy_warning()  # before the work of these steps counts
     lowered = step.lowered()
     segments = _segments(lowered)
-    stamps = np.zeros((steps + WARM, workers.get_threads(), 1 + len(segments)), np.int64)
+    count = 1 + len(lowered.kernels) + max(len(lowered.phases) - 1, 0)
+    stamps = np.zeros((steps + WARM, workers.get_threads(), count), np.int64)
     calls, stalls = np.zeros(steps + WARM), np.zeros(steps + WARM)
     image = jit.compile_object(module_text(lowered, host(), stamps=True), host())
     library = jit.Library(image, ("step",))
@@ -344,15 +358,23 @@ def profile_batches(step: Compiled, batches: Iterable[Batch], steps: int) -> Pro
             calls[i], stalls[i] = time.perf_counter() - started, started - asked
         context[CTX_STAMPS // 8] = 0
         rows = int(context[0])
-    timeline = (stamps[WARM:] - stamps[WARM:].min()) / ticks_per_microsecond()
-    ceilings = measured_ceilings(stamps.shape[1])
-    kernels, phases = _kernels(lowered, timeline, ceilings, rows), _phases(lowered, timeline)
+    stamps, ran = _took_part(stamps[WARM:])
+    steps, threads = stamps.shape[:2]
+    timeline = stamps / ticks_per_microsecond()
+    if lowered.apart:  # no barriers, and every step's stamps begin at 0
+        timeline = timeline[:, :, [0, *range(1, count, 2)]]
+        timeline[1:] += np.cumsum(timeline[:-1, :, -1].max(axis=1))[:, None, None]
+    timeline -= timeline.min()
+    ceilings = measured_ceilings(threads)
+    kernels, phases = _kernels(lowered, segments, timeline, ceilings, rows), _phases(lowered, segments, timeline)
     return Profile(
         step.name,
-        stamps.shape[1],
+        lowered.capacity if lowered.apart else 0,
+        threads,
+        workers.get_threads(),
         steps,
         _step_microseconds(timeline),
-        1e6 * float(np.median(calls[WARM:])),
+        1e6 * float(np.median(calls[WARM:][ran])),
         1e6 * float(np.median(stalls[WARM:])),
         float(sum(np.mean(p.waiting_microseconds) for p in phases)),
         kernels,
@@ -366,6 +388,17 @@ def profile_batches(step: Compiled, batches: Iterable[Batch], steps: int) -> Pro
     )
 
 
+def _took_part(stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the stamps of the steps that ran on as many threads as most, those threads', and which steps they were.
+
+    A short step does not wait for threads that sleep; whoever took no part wrote nothing.
+    """
+    threads = (stamps[:, :, -1] != 0).sum(axis=1)
+    usual = int(np.bincount(threads).argmax())
+    ran = threads == usual
+    return stamps[ran][:, : max(usual, 1)], ran
+
+
 def _wait(result: Any) -> None:
     """Wait until the values of a call are there."""
     for value in leaves(result):
@@ -377,7 +410,7 @@ def _segments(lowered: Lowered) -> tuple[Segment, ...]:
     out: list[Segment] = []
     kernel = 0
     for number, phase in enumerate(lowered.phases):
-        if number:
+        if number and not lowered.apart:
             out.append(Segment(f"barrier {number}", None))
         for k in phase:
             out.append(Segment(k.name, kernel))
@@ -389,53 +422,58 @@ def _step_microseconds(timeline: np.ndarray) -> float:
     return float(np.median(timeline[:, :, -1].max(axis=1) - timeline[:, :, 0].min(axis=1)))
 
 
-def _kernels(lowered: Lowered, timeline: np.ndarray, ceilings: Ceilings, rows: int) -> tuple[KernelTime, ...]:
-    spans = np.median(np.diff(timeline, axis=2), axis=0)
+def _kernels(
+    lowered: Lowered, segments: tuple[Segment, ...], timeline: np.ndarray, ceilings: Ceilings, rows: int
+) -> tuple[KernelTime, ...]:
+    spans = np.median(np.diff(timeline, axis=2), axis=0)[:, [s.kernel is not None for s in segments]]
     whole = _step_microseconds(timeline)
-    works = [work(k, rows) for k in lowered.kernels]
-    moved = distances(works)
-    out: list[KernelTime] = []
-    for number, phase in enumerate(lowered.phases):
-        for k in phase:
-            us = spans[:, len(out) + number]  # a barrier lies before each phase but the first
-            slow = float(us.max())
-            did = works[len(out)]
-            threads = min(k.range.units(rows), ceilings.threads)
-            place = ceilings.place(1e-6 * slow, did.slots, moved[len(out)], threads)
-            out.append(
-                KernelTime(
-                    k.name,
-                    k.note,
-                    k.layers,
-                    k.lines,
-                    number,
-                    slow,
-                    tuple(map(float, us)),
-                    slow / whole if whole else 0.0,
-                    k.macs,
-                    did.flops,
-                    did.bytes,
-                    1e-3 * did.flops / slow if slow else 0.0,
-                    1e-3 * did.bytes / slow if slow else 0.0,
-                    place.level,
-                    place.bound,
-                    place.of_peak,
-                )
+    # Threads that work apart run all kernels on one slice after another, each in its own part of the caches.
+    at_once = lowered.capacity if lowered.apart else rows
+    times, apart = (rows / at_once, ceilings.threads) if lowered.apart and at_once else (1.0, 1)
+    works = [work(k, at_once) for k in lowered.kernels]
+    out = []
+    placed = [(number, k) for number, phase in enumerate(lowered.phases) for k in phase]
+    for (number, k), us, did, moved in zip(placed, spans.T, works, distances(works), strict=True):
+        slow = float(us.max())
+        flops, nbytes = round(did.flops * times), round(did.bytes * times)
+        threads = ceilings.threads if lowered.apart else min(k.range.units(rows), ceilings.threads)
+        traffic = [(round(n * times), distance * apart) for n, distance in moved]
+        place = ceilings.place(1e-6 * slow, flops, traffic, threads)
+        out.append(
+            KernelTime(
+                k.name,
+                k.note,
+                k.layers,
+                k.lines,
+                number,
+                slow,
+                tuple(map(float, us)),
+                slow / whole if whole else 0.0,
+                round(k.macs * times),
+                flops,
+                nbytes,
+                1e-3 * flops / slow if slow else 0.0,
+                1e-3 * nbytes / slow if slow else 0.0,
+                place.level,
+                place.bound,
+                place.of_peak,
             )
+        )
     return tuple(out)
 
 
-def _phases(lowered: Lowered, timeline: np.ndarray) -> tuple[PhaseTime, ...]:
+def _phases(lowered: Lowered, segments: tuple[Segment, ...], timeline: np.ndarray) -> tuple[PhaseTime, ...]:
     spans = np.median(np.diff(timeline, axis=2), axis=0)
     at_end = np.median(timeline[:, :, -1].max(axis=1, keepdims=True) - timeline[:, :, -1], axis=0)
+    ends = [i for i, s in enumerate(segments) if s.kernel is None] + [len(segments)] * bool(segments)
     out = []
-    at = 0
-    for number, phase in enumerate(lowered.phases):
-        busy = spans[:, at : at + len(phase)].sum(axis=1)
-        at += len(phase) + 1
-        waits = spans[:, at - 1] if number + 1 < len(lowered.phases) else at_end
+    first = 0
+    for number, end in enumerate(ends):
+        busy = spans[:, first:end].sum(axis=1)
+        waits = spans[:, end] if end < len(segments) else at_end
         imbalance = float(busy.max() / busy.mean() - 1) if busy.mean() else 0.0
-        out.append(PhaseTime(number, len(phase), float(busy.max()), tuple(map(float, waits)), imbalance))
+        out.append(PhaseTime(number, end - first, float(busy.max()), tuple(map(float, waits)), imbalance))
+        first = end + 1
     return tuple(out)
 
 

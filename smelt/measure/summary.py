@@ -16,6 +16,7 @@ import numpy as np
 from smelt.autograd import no_grad
 from smelt.compiler import program
 from smelt.compiler.isa import host
+from smelt.compiler.passes.freeze import freeze
 from smelt.errors import ShapeError
 from smelt.graph.graph import Graph, Node
 from smelt.measure.field import receptive_fields
@@ -71,8 +72,8 @@ class Summary:
     activation_bytes : int
         Sum over the rows.
     peak_bytes : int or None
-        The most memory for activations at once: the compiler's arena for inference on this processor, without the
-        arrays that go in and out. None where it was not planned.
+        The most memory for activations at once while one sample is inferred: the arena of ``model.compile()`` on this
+        processor, without the arrays that go in and out. None where it was not planned.
     folded : int
         How many batch normalizations were counted as part of the layer before them.
     """
@@ -125,7 +126,7 @@ class Summary:
         if self.buffers:
             lines.append(f"buffers {self.buffers:,} in {self.buffer_bytes:,} bytes (kept, not trained)")
         if self.peak_bytes is not None:
-            lines.append(f"activations of at most {self.peak_bytes:,} bytes at once, as planned for inference")
+            lines.append(f"activations of at most {self.peak_bytes:,} bytes at once, as planned for one sample")
         return lines
 
     def __str__(self) -> str:
@@ -170,7 +171,7 @@ def summary(
         Whether batch normalization that follows a convolution or a linear layer is counted as folded into its weights
         and bias, as it is in an inference program.
     plan : bool, default True
-        Whether to plan the memory of inference, which takes longer than all the rest.
+        Whether to plan the memory of inference for one sample, which takes longer than all the rest.
 
     Returns
     -------
@@ -201,20 +202,25 @@ def summary(
     shape = (batch, *input_shape)
     if not all(isinstance(d, int) and d > 0 for d in shape):
         raise ShapeError(f"summary: expected a batch and sizes of at least 1, received {shape}")
+    tracer, graph = _traced(model, shape, dtype)
+    out = _count(model, shape, tracer, graph, folded)
+    if plan:
+        out.peak_bytes = planned_bytes(graph if batch == 1 else _traced(model, (1, *input_shape), dtype)[1])
+    return out
+
+
+def _traced(model: Module, shape: tuple[int, ...], dtype: str) -> tuple[CallTracer, Graph]:
     tracer = CallTracer("summary")
     with no_grad(), tracer.watching(model):
         result = model(Tensor(tracer.input("x", Spec(shape, np.dtype(dtype), Rows(0)))))
         outputs = [tracer.lift(t) for t in leaves(result)]
-    graph = tracer.finish(outputs)
-    out = _count(model, shape, tracer, graph, folded)
-    if plan:
-        out.peak_bytes = planned_bytes(graph)
-    return out
+    return tracer, tracer.finish(outputs)
 
 
 def planned_bytes(graph: Graph) -> int:
-    """Return the bytes of the arena in which this processor would run a forward graph."""
-    return program.lower(graph, {}, host()).arena_bytes
+    """Return the bytes of the arena in which ``model.compile()`` would run a forward graph on this processor."""
+    frozen = freeze(graph).graph
+    return program.lower(frozen, dict.fromkeys(frozen.states), host()).arena_bytes
 
 
 def _count(model: Module, shape: tuple[int, ...], tracer: CallTracer, graph: Graph, folded: bool) -> Summary:

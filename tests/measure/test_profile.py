@@ -68,15 +68,16 @@ def test_every_kernel_and_phase_is_there(found: Profile) -> None:
     assert [p.kernels for p in found.phases] == [len(p) for p in expected.phases]
     assert [k.phase for k in found.kernels] == [i for i, p in enumerate(expected.phases) for _ in p]
     assert sum(k.macs for k in found.kernels) == expected.graph.macs
-    assert (found.name, found.threads, found.steps) == ("step", 2, 7)
-    assert found.timeline.shape == (7, 2, len(found.kernels) + len(found.phases))
+    assert (found.name, found.wanted_threads) == ("step", 2)
+    assert found.timeline.shape == (found.steps, found.threads, len(found.kernels) + len(found.phases))
+    assert 1 <= found.steps <= 7 and found.threads <= 2
 
 
 def test_times_add_up(found: Profile) -> None:
     spans = np.diff(found.timeline, axis=2)
     assert (spans >= 0).all() and found.timeline.min() == 0
     for k in found.kernels:
-        assert k.microseconds == max(k.thread_microseconds) and len(k.thread_microseconds) == 2
+        assert k.microseconds == max(k.thread_microseconds) and len(k.thread_microseconds) == found.threads
         assert k.share == pytest.approx(k.microseconds / found.step_microseconds)
         if k.microseconds:
             assert k.gflops == pytest.approx(k.flops / k.microseconds / 1e3)
@@ -127,6 +128,36 @@ def test_waiting_for_data_is_counted() -> None:
     assert held_up.stall_microseconds > 1000 and "waits for its data" in str(held_up)
 
 
+def test_threads_that_slept_take_no_part() -> None:
+    stamps = np.array([[[5, 9], [6, 8]], [[15, 19], [0, 0]], [[25, 29], [26, 28]]], np.int64)
+    kept, ran = module._took_part(stamps)
+    assert kept.tolist() == stamps[[0, 2]].tolist() and ran.tolist() == [True, False, True]
+    alone, _ = module._took_part(stamps[[1, 1, 0]])
+    assert alone.tolist() == [[[15, 19]], [[15, 19]]]
+
+
+@pytest.mark.parametrize("batch", [1, 70])
+def test_inference_shares_a_sample_and_works_apart_on_a_batch(batch: int) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
+    fast = model.compile()
+    x = np.ones((batch, 1, 8, 8), np.float32)
+    result = fast(x).numpy()
+    found = profile(fast, x, steps=5)
+    assert np.array_equal(fast(x).numpy(), result)
+    assert sum(k.macs for k in found.kernels) == batch * (8 * 9 * 64 + 5120)
+    assert sum(k.flops for k in found.kernels if k.macs) >= 2 * batch * (8 * 9 * 64 + 5120)
+    conv = next(k for k in found.kernels if "conv2d" in k.operations)
+    assert conv.layers == ("0 Conv2d", "2 ReLU") and conv.operations == "conv2d + add + relu"
+    apart = batch > 1
+    assert bool(found.slice_rows) == apart == ("work apart" in str(found))
+    assert found.timeline.shape[2] == len(found.segments) + 1
+    assert [s.kernel is None for s in found.segments].count(True) == (0 if apart else len(found.phases) - 1)
+    assert (np.diff(found.timeline, axis=2) >= 0).all()
+    starts = found.timeline[:, :, 0].min(axis=1)
+    assert (np.diff(starts) > 0).all()
+    assert len(trace.chrome_trace(found)["traceEvents"]) > found.steps * len(found.kernels)
+
+
 def test_json_has_it_all(found: Profile) -> None:
     value = json.loads(json.dumps(found.to_dict()))
     assert len(value["kernels"]) == len(found.kernels) and value["ceilings"]["gflops"] == 200.0
@@ -174,11 +205,11 @@ def test_the_chrome_trace_shows_every_kernel_on_every_thread(found: Profile, tmp
     assert {e["ph"] for e in events} == {"M", "X"}
     spans = [e for e in events if e["ph"] == "X"]
     assert all(e["dur"] >= 0 and e["ts"] >= 0 for e in spans)
-    for thread in (0, 1):
+    for thread in range(found.threads):
         mine = [e for e in spans if e["tid"] == thread]
-        assert sum(e["cat"] == "step" for e in mine) == 7
-        assert sum(e["cat"] == "kernel" for e in mine) == 7 * len(found.kernels)
-        assert sum(e["cat"] == "barrier" for e in mine) == 7 * (len(found.phases) - 1)
+        assert sum(e["cat"] == "step" for e in mine) == found.steps
+        assert sum(e["cat"] == "kernel" for e in mine) == found.steps * len(found.kernels)
+        assert sum(e["cat"] == "barrier" for e in mine) == found.steps * (len(found.phases) - 1)
     kernel = next(e for e in spans if e["cat"] == "kernel" and e["args"]["flops"])
     step = next(e for e in spans if e["cat"] == "step" and e["tid"] == kernel["tid"])
     assert step["ts"] <= kernel["ts"] and kernel["ts"] + kernel["dur"] <= step["ts"] + step["dur"] + 1e-6
@@ -187,7 +218,7 @@ def test_the_chrome_trace_shows_every_kernel_on_every_thread(found: Profile, tmp
 def test_stacks_are_those_of_flame_graphs(found: Profile, tmp_path: Path) -> None:
     found.save_stacks(tmp_path / "a.txt")
     lines = (tmp_path / "a.txt").read_text().splitlines()
-    assert len(lines) == len(found.kernels) + len(found.phases)
+    assert len(lines) == len(found.kernels) + (len(found.phases) if found.threads > 1 else 0)
     assert all(re.fullmatch(r"step(;[^; ][^;]*)+ \d+", line) for line in lines)
     assert any(line.startswith("step;0;Conv2d;k") for line in lines)
     assert trace.collapsed_stacks(found) == (tmp_path / "a.txt").read_text()

@@ -54,7 +54,7 @@ class _Freezer:
     def run(self) -> Frozen:
         """Return the two graphs."""
         for node in self.graph.nodes():
-            self.r.line = node.line
+            self.r.line, self.r.layer = node.line, node.layer
             self.new[node] = self._rewrite(node)
         outputs = [self._value(n) for n in self.graph.outputs]
         return self._split(outputs)
@@ -85,11 +85,14 @@ class _Freezer:
         """Return the new node of an old one, spelling out what was only noted."""
         value = self.new[node]
         if isinstance(value, _Affine):
+            here = self.r.line, self.r.layer
             value = self.new[node] = self._spell(value)
+            self.r.line, self.r.layer = here
         return value
 
     def _spell(self, value: _Affine) -> Node:
         root = value.root
+        self.r.line, self.r.layer = root.line, root.layer
         if value.factor is not None:
             x, w = root.inputs
             factor = value.factor
@@ -154,7 +157,7 @@ class _Freezer:
             return self.r.node(node.op, tuple(made[i] for i in node.inputs), node.attrs, node.spec)  # type: ignore[arg-type]
 
         for node in Graph("", outputs=outputs).nodes():
-            self.r.line = node.line
+            self.r.line, self.r.layer = node.line, node.layer
             for i in node.inputs if node not in self.known else ():
                 if i not in made:
                     made[i] = visit(i)
