@@ -22,6 +22,7 @@ from smelt.ops import primitive
 from smelt.ops.contraction import CONTRACTIONS
 from smelt.ops.primitive import FLOAT32, DTypes, Primitive, Spec, short_dtype
 from smelt.ops.shapes import normalize_axes, normalize_axis
+from smelt.pending import pending
 
 ArrayLike = Union["Tensor", np.ndarray, float, int, bool, Sequence[Any]]
 
@@ -116,6 +117,7 @@ class Tensor:
         kind = type(self).__name__.lower()
         if isinstance(self._value, Node):
             return f"<traced {self._value.spec}>"
+        pending.settle(self._value)
         text = np.array2string(self._value, separator=", ", prefix=kind + "(")
         return f"{kind}({text}, {short_dtype(self.dtype)})"
 
@@ -140,7 +142,15 @@ class Tensor:
                     "remove @smelt.compile to debug"
                 )
             )
+        if pending.jobs:
+            pending.settle(self._value)
         return self._value
+
+    def __getstate__(self) -> object:
+        """Wait for the steps under way: ``copy.deepcopy`` asks for the state."""
+        if isinstance(self._value, np.ndarray):
+            pending.settle(self._value)
+        return object.__getstate__(self)
 
     def numpy(self) -> np.ndarray:
         """Return the values as a NumPy array: a view, not a copy."""

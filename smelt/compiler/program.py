@@ -206,13 +206,18 @@ def _connect(plan: Plan, tasks: dict[Group, list[Task]], loads: dict[Task, set[N
 
 @dataclass
 class Program:
-    """Machine code of a graph and what it needs to run: one zeroed arena, or, working ``apart``, one per thread."""
+    """Machine code of a graph and what it needs to run: one zeroed arena, or, working ``apart``, one per thread.
+
+    ``phases`` is 0, or how many phases its function ``phase`` knows: a step that changes state can be run bit by bit,
+    by whichever threads have time, unless it calls users' functions.
+    """
 
     image: bytes
     arena_bytes: int
     state_strides: list[tuple[int, ...]]
     constants: list[np.ndarray] = field(default_factory=list)
     apart: bool = False
+    phases: int = 0
     cached: bool = False
 
     def to_bytes(self) -> bytes:
@@ -225,6 +230,7 @@ class Program:
                 "arena": self.arena_bytes,
                 "strides": self.state_strides,
                 "constants": len(self.constants),
+                "phases": self.phases,
                 "image": len(self.image),
                 "apart": self.apart,
             }
@@ -240,7 +246,7 @@ class Program:
         arrays = io.BytesIO(data[end:])
         constants = [np.load(arrays, allow_pickle=False) for _ in range(head["constants"])]
         strides = [tuple(s) for s in head["strides"]]
-        return Program(data[8 + size : end], head["arena"], strides, constants, head["apart"], cached=True)
+        return Program(data[8 + size : end], head["arena"], strides, constants, head["apart"], head["phases"], True)
 
 
 def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
@@ -257,9 +263,16 @@ def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
                 lowered.kernels, lowered.arena_bytes, _capacity(ends), slots, _steps(ends), stamps=stamps
             )
         )
-    else:
+    elif stamps or not _phases(lowered):
         module.add_text(*emitter.emit(lowered.phases, stamps))
+    else:
+        module.add_text(*emitter.emit_phases(lowered.phases))
     return module.text()
+
+
+def _phases(lowered: Lowered) -> int:
+    """Return how many phases can be run one by one, for a step that changes state and calls no users' functions."""
+    return len(lowered.phases) if lowered.graph.updates and not calls(lowered.graph) else 0
 
 
 def _capacity(ends: list[Node]) -> int:
@@ -312,6 +325,6 @@ def build(
     lowered = lower(graph, state_strides, isa, apart, fused=fused)
     image = jit.compile_object(module_text(lowered, isa), isa)
     strides = [lowered.plan.storage[s].strides for s in graph.states]
-    program = Program(image, lowered.arena_bytes, strides, lowered.plan.arrays, apart)
+    program = Program(image, lowered.arena_bytes, strides, lowered.plan.arrays, apart, _phases(lowered))
     jit.write_cache(key, program.to_bytes())
     return program

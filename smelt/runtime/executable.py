@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 
@@ -18,6 +19,7 @@ from smelt.compiler import jit
 from smelt.compiler.emit.llvm import CTX_ARENA, CTX_ARENAS, CTX_TABLE, CTX_TEAM
 from smelt.compiler.program import Program
 from smelt.graph.graph import Graph
+from smelt.pending import pending
 from smelt.runtime import native, workers
 from smelt.runtime.arena import ALIGNMENT, aligned_bytes
 from smelt.runtime.calls import Calls, refuse_inside_call
@@ -28,19 +30,18 @@ _TABLE = _HEAD + CTX_TABLE // 8
 _empty = np.empty
 
 
-class _Frame:
+class Frame:
     """What one call at a time needs for itself: its arena, and the record it passes to native code."""
 
     __slots__ = ("__weakref__", "address", "arena", "states", "table", "words")
 
-    def __init__(self, count: int, arena_bytes: int, arenas: int) -> None:
-        self.arena = aligned_bytes(-(-arena_bytes // ALIGNMENT) * ALIGNMENT * arenas)
+    def __init__(self, count: int, arena: np.ndarray) -> None:
+        self.arena = arena
         self.table = aligned_bytes(8 * (_TABLE + count)).view(np.int64)
         self.words = memoryview(self.table)  # type: ignore[arg-type]
         self.address = self.table.ctypes.data
         self.states: list[np.ndarray] | None = None  # those its table points to
         self.words[_HEAD + CTX_ARENA // 8] = self.arena.ctypes.data
-        self.words[_HEAD + CTX_ARENAS // 8] = arenas
 
 
 class Executable:
@@ -67,7 +68,7 @@ class Executable:
 
     def __init__(self, program: Program, graph: Graph, states: Sequence[np.ndarray], private: bool = False) -> None:
         self.program = program
-        self.library = jit.Library(program.image, ("step",))
+        self.library = jit.Library(program.image, ("step", "phase") if program.phases else ("step",))
         self.writes = bool(graph.updates)
         self.capacity = next((n.shape[n.spec.rows.axis] for n in graph.inputs if n.spec.rows), 0)
         self._outputs = [(n.shape, n.dtype) for n in graph.outputs]
@@ -112,34 +113,43 @@ class Executable:
     # --- frames ------------------------------------------------------------------------------------------------
 
     def _forget_frames(self) -> None:
-        self._free: queue.SimpleQueue[_Frame] = queue.SimpleQueue()
-        self._made: weakref.WeakSet[_Frame] = weakref.WeakSet()
+        self._free: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        self._made: weakref.WeakSet[Frame] = weakref.WeakSet()
+        self._making = threading.Lock()
         self._process = os.getpid()
 
-    def _another_frame(self) -> _Frame:
+    def _another_frame(self) -> Frame:
         """Return a new frame, or wait for one when there are as many as there may be."""
         while True:
             if self._process != os.getpid():  # a forked child: frames in use were of threads it does not have
                 self._forget_frames()
-            if len(self._made) < self._most:
-                pointers = self._first_call - _TABLE + len(self._calls.words)
-                frame = _Frame(pointers, self.program.arena_bytes, self._arenas)
-                words = frame.words
-                words[0], words[1], words[2] = self.library.address["step"], self._arrays, self._mode
-                words[_HEAD + CTX_TEAM // 8] = self._team.address
-                at = _TABLE + self._arrays + len(self.states)
-                for i, constant in enumerate(self._constants):
-                    words[at + i] = constant.ctypes.data
-                frame.table[self._first_call :] = self._calls.words
-                self._made.add(frame)
-                return frame
+            with self._making:
+                if len(self._made) < self._most:
+                    return self._make_frame()
             try:
                 # An interrupt can lose a frame between this queue and its user: look again at how many there are.
                 return self._free.get(timeout=0.1)
             except queue.Empty:
                 continue
 
-    def _point(self, frame: _Frame) -> None:
+    def _make_frame(self) -> Frame:
+        frame = Frame(self._first_call - _TABLE + len(self._calls.words), self._arena())
+        words = frame.words
+        words[0], words[1], words[2] = self.library.address["step"], self._arrays, self._mode
+        words[5], words[6] = self.program.phases, self.library.address.get("phase", 0)
+        words[_HEAD + CTX_TEAM // 8] = self._team.address
+        words[_HEAD + CTX_ARENAS // 8] = self._arenas
+        at = _TABLE + self._arrays + len(self.states)
+        for i, constant in enumerate(self._constants):
+            words[at + i] = constant.ctypes.data
+        frame.table[self._first_call :] = self._calls.words
+        self._made.add(frame)
+        return frame
+
+    def _arena(self) -> np.ndarray:
+        return aligned_bytes(-(-self.program.arena_bytes // ALIGNMENT) * ALIGNMENT * self._arenas)
+
+    def _point(self, frame: Frame) -> None:
         """Write the addresses of the present states into a frame."""
         frame.states = states = self.states
         at = _TABLE + self._arrays
@@ -148,11 +158,15 @@ class Executable:
 
     @contextlib.contextmanager
     def replaced(self, step: int) -> Iterator[np.ndarray]:
-        """Run another native step of the same kernels for a while, in one frame; yields its context's words."""
+        """Run another native step of the same kernels for a while, in one frame; yields its context's words.
+
+        All threads take part, also in short steps that find them asleep.
+        """
+        pending.settle_all()
         most, self._most = self._most, 1
         self._forget_frames()
         frame = self._another_frame()
-        frame.words[0] = step
+        frame.words[0], frame.words[7] = step, 1
         self._free.put(frame)
         try:
             yield frame.table[_HEAD:]
@@ -188,9 +202,13 @@ class Executable:
             self._arenas = workers.get_threads()
             self._forget_frames()
         if not self.writes:
+            if pending.jobs:
+                for array in arrays:
+                    pending.settle(array)
             return self._call(arrays, rows)
         refuse_inside_call()
         with self._team.writing:
+            pending.settle_all()
             return self._call([self._clear_of_state(a) for a in arrays], rows)
 
     def _call(self, arrays: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
@@ -199,36 +217,44 @@ class Executable:
         except queue.Empty:
             frame = self._another_frame()
         try:
-            if frame.states is not self.states:
-                self._point(frame)
-            words = frame.words
-            words[_HEAD] = rows
-            calls = self._calls
-            if calls.count:
-                calls.begin(frame.table[self._first_call :])
-            at = _TABLE
-            for array in arrays:
-                words[at] = id(array)
-                at += 1
-            outputs = []
-            for shape, dtype in self._sizes(rows) if self._resized and rows != self.capacity else self._outputs:
-                array = _empty(shape, dtype)
-                words[at] = id(array)
-                at += 1
-                outputs.append(array)
+            outputs = self._fill(frame, arrays, rows)
             code = self._run(frame.address)
-            while code == BLOCKED:
+            if code == BLOCKED:
                 refuse_inside_call()
-                with self._team.writing:
-                    pass
-                code = self._run(frame.address)
+                with self._team.writing:  # no step begins until this one has had its turn
+                    pending.settle_all()
+                    code = self._run(frame.address)
             if code == SHORT:
                 self._team.grow()
-            if calls.count:
-                calls.check(frame.table[self._first_call :])
+            if self._calls.count:
+                self._calls.check(frame.table[self._first_call :])
         finally:
             self._free.put(frame)
-        if rows != self.capacity and not self._resized:
+        return outputs if rows == self.capacity else self._cut(outputs, rows)
+
+    def _fill(self, frame: Frame, arrays: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
+        """Write the addresses of inputs and of new outputs into a frame; return the outputs."""
+        if frame.states is not self.states:
+            self._point(frame)
+        words = frame.words
+        words[_HEAD] = rows
+        if self._calls.count:
+            self._calls.begin(frame.table[self._first_call :])
+        at = _TABLE
+        for array in arrays:
+            words[at] = id(array)
+            at += 1
+        outputs = []
+        for shape, dtype in self._sizes(rows) if self._resized and rows != self.capacity else self._outputs:
+            array = _empty(shape, dtype)
+            words[at] = id(array)
+            at += 1
+            outputs.append(array)
+        return outputs
+
+    def _cut(self, outputs: list[np.ndarray], rows: int) -> list[np.ndarray]:
+        """Return outputs cut to the rows of a smaller batch."""
+        if not self._resized:
             for i, follow in self._ragged:
                 outputs[i] = outputs[i][(slice(None),) * follow.axis + (slice(0, rows * follow.per),)]
         return outputs

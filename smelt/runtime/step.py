@@ -24,8 +24,10 @@ from smelt.errors import TraceError, at_user_line
 from smelt.graph.graph import Graph, Node
 from smelt.graph.trace import Guard, Tracer, changes, current_tracer
 from smelt.ops.primitive import Rows, Spec, short_dtype
+from smelt.pending import pending
 from smelt.precision import autocast, checked, current
 from smelt.runtime import arena, workers
+from smelt.runtime.ahead import QueuedExecutable
 from smelt.runtime.arguments import LEAF, give, take
 from smelt.runtime.calls import refuse_inside_call
 from smelt.runtime.executable import Executable
@@ -53,12 +55,14 @@ class _Key:
 class _Variant:
     """One trace of a function: its program, bound state, and how to call it."""
 
-    def __init__(self, function: Callable[..., Any], name: str, key: _Key, arrays: Sequence[np.ndarray]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], name: str, key: _Key, arrays: Sequence[np.ndarray], owned: bool
+    ) -> None:
         self.key = key
         self.batch = _batch_inputs(arrays)
         self.capacity = self.rows(arrays)
         self._trace(function, name, arrays)
-        self._compile()
+        self._compile(owned)
 
     # --- tracing -----------------------------------------------------------------------------------------------
 
@@ -109,14 +113,20 @@ class _Variant:
             for node, t in zip(self.graph.states, self.tensors, strict=True)
         }
 
-    def _compile(self) -> None:
+    def _compile(self, owned: bool) -> None:
         built = program.build(self.graph, self._strides())
-        self.executable = Executable(built, self.graph, self._bound(built))
+        states = self._bound(built)
+        self.executable: Executable
+        if self.graph.updates:
+            self.executable = QueuedExecutable(built, self.graph, states, owned)
+        else:
+            self.executable = Executable(built, self.graph, states)
 
     def _bound(self, built: program.Program) -> list[np.ndarray]:
         """Move the state where the program expects it; return its arrays."""
         refuse_inside_call()
         with workers.team().writing:
+            pending.settle_all()
             arrays = arena.bind(self.tensors, built.state_strides)
             self.moves = arena.moves.count
         return arrays
@@ -190,8 +200,11 @@ class Compiled:
         How often the function was traced so far.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str = "", precision: str | None = None) -> None:
+    def __init__(
+        self, function: Callable[..., Any], name: str = "", precision: str | None = None, owned: bool = False
+    ) -> None:
         self._function = function
+        self._owned = owned  # whether the arrays it is given are never written again
         self.precision = None if precision is None else checked("compile", precision)
         self.name = name or getattr(function, "__name__", type(function).__name__)
         self._variants: list[_Variant] = []
@@ -232,7 +245,7 @@ class Compiled:
             reasons.append(reason)
         if reasons:
             print(f"smelt: compiling {self.name} again: {reasons[0]}", file=sys.stderr)
-        variant = _Variant(self._function, self.name, key, arrays)
+        variant = _Variant(self._function, self.name, key, arrays, self._owned)
         self.traces += 1
         self._variants.insert(0, variant)
         del self._variants[MOST_VARIANTS:]

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from smelt.errors import at_user_line
+from smelt.pending import pending
 from smelt.runtime import native
 from smelt.runtime.arena import aligned_bytes
 from smelt.runtime.native import (
@@ -41,8 +42,10 @@ class Team:
         Of the memory that all native code of the team shares.
     run : callable
         ``(record address) -> code``: runs a call's record; see :mod:`smelt.runtime.native`.
+    submit : callable
+        ``(record address) -> number``: queues a step; 0 when it cannot be.
     writing : lock
-        Held around a step that writes state.
+        Held around a step that writes state, or is queued.
     """
 
     def __init__(self) -> None:
@@ -52,6 +55,8 @@ class Team:
         self._run_on = ctypes.CFUNCTYPE(None, pointer, pointer, pointer, i64)(library.address["run_on"])
         self._quit = ctypes.CFUNCTYPE(None, pointer)(library.address["quit"])
         self.run: Callable[[int], int] = ctypes.CFUNCTYPE(i64, pointer)(library.address["run"])
+        self.submit: Callable[[int], int] = ctypes.CFUNCTYPE(i64, pointer)(library.address["submit"])
+        self._wait = ctypes.CFUNCTYPE(None, pointer, i64)(library.address["wait"])
         self.memory = aligned_bytes(TEAM_BYTES)
         self.address = self.memory.ctypes.data
         self._size = self.memory[OFFSETS["SIZE"] :].view(np.int64)  # workers that joined, threads wanted
@@ -59,11 +64,14 @@ class Team:
         self._pipes: list[tuple[int, int]] = []
         self._threads: list[threading.Thread] = []
         self._ended = False
+        self._head, self._tail = (self.memory[OFFSETS[name] :].view(np.int64) for name in ("HEAD", "TAIL"))
         self._locks()
+        pending.wait = lambda number: self._wait(self.address, number)
+        pending.counts = lambda: (int(self._head[0]), int(self._tail[0]))
         self.want(get_threads())
 
     def _locks(self) -> None:
-        self.writing = threading.RLock()
+        self.writing = pending.queuing = threading.RLock()
         self._growing = threading.Lock()
 
     def want(self, threads: int) -> None:
@@ -112,17 +120,28 @@ class Team:
     def stop(self) -> None:
         """End the workers; called before the interpreter takes the code away from under them."""
         self._ended = True
-        with self._growing:
+        with self.writing, self._growing:
+            pending.settle_all()
             self._quit(self.address)
             for thread in self._threads:
                 thread.join()
             self._close()
+
+    def before_fork(self) -> None:
+        """Let what is under way end, and nothing begin."""
+        self.writing.acquire()
+        pending.settle_all()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self.writing.release()
 
     def after_fork(self) -> None:
         """Begin again in a forked child, which has the memory but not the threads; addresses stay."""
         self.memory[:] = 0
         self._close()
         self._locks()
+        pending.forget()
         self._set_size(get_threads())
 
     def _close(self) -> None:
@@ -144,7 +163,11 @@ def team() -> Team:
         _team = Team()
         atexit.register(_team.stop)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_team.after_fork)
+            os.register_at_fork(
+                before=_team.before_fork,
+                after_in_parent=_team.after_fork_in_parent,
+                after_in_child=_team.after_fork,
+            )
     return _team
 
 

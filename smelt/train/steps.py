@@ -66,7 +66,7 @@ class Steps:
             "prediction": self._predict,
         }
         self.train, self.evaluate, self.predict = (
-            Compiled(f, name, precision) if compiled else _eager(f, precision) for name, f in made.items()
+            Compiled(f, name, precision, owned=True) if compiled else _eager(f, precision) for name, f in made.items()
         )
 
     def gradients(self, x: Any, y: Any) -> None:

@@ -361,24 +361,6 @@ def test_training_compiled_is_training_eagerly(function: Any) -> None:
         np.testing.assert_allclose(same[name], value, rtol=2e-3, atol=1e-4, err_msg=name)
 
 
-def test_inference_of_a_model_with_custom_operations() -> None:
-    halve = smelt.custom_op(lambda w: w / 2)
-
-    class Halved(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x @ halve(self.first.weight).T @ self.first.weight)
-
-    model = Halved(swish)
-    x = RNG.normal(size=(9, 8)).astype(np.float32)
-    fast = model.compile()
-    for rows in (9, 1, 4):
-        want = model(Tensor(x[:rows])).numpy()
-        np.testing.assert_allclose(fast(x[:rows]).numpy(), want, rtol=1e-5, atol=1e-6)
-    model.activation = smelt.custom_op(lambda x: x[1:], name="short")
-    with pytest.raises(ShapeError, match=r"short returned float32\[8, 24\], expected float32\[9, 24\]"):
-        model.compile()(x)
-
-
 BAD: dict[str, tuple[dict[str, Any], Callable[..., Any], str]] = {
     "dtype": ({}, lambda x: x.astype(np.float64), r"bad returned float64\[6, 5\], expected float32\[6, 5\]"),
     "shape": ({}, lambda x: x[1:], r"bad returned float32\[5, 5\], expected float32\[6, 5\]"),

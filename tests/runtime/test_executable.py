@@ -10,7 +10,7 @@ import pytest
 
 import smelt
 from smelt.compiler import program
-from smelt.runtime.executable import Executable, _Frame
+from smelt.runtime.executable import Executable, Frame
 from smelt.tensor import Tensor
 
 X = np.random.default_rng(0).normal(size=(32, 48)).astype(np.float32)
@@ -98,7 +98,7 @@ def test_a_lost_frame_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     executable = product(private=True)
     want = executable.call([X], 32)[0].tobytes()
     executable._most = 1
-    frame: _Frame | None = executable._free.get_nowait()
+    frame: Frame | None = executable._free.get_nowait()
     timer = threading.Timer(0.15, lambda: None)
     timer.start()
     results: list[bytes] = []

@@ -14,6 +14,14 @@ from smelt.compiler.emit.llvm import CTX_ARENA, CTX_ARENAS, CTX_STAMPS, CTX_TABL
 from smelt.compiler.loops import Buffer, Kernel, Range
 from smelt.compiler.passes.memory import ALIGNMENT
 
+_TEAM = [f"  %teamslot = getelementptr i8, ptr %ctx, i64 {CTX_TEAM}", "  %team = load ptr, ptr %teamslot, align 8"]
+_PREAMBLE = [
+    "  %next = add i64 %thread, 1",
+    "  %rows = load i64, ptr %ctx, align 8",
+    f"  %arenaslot = getelementptr i8, ptr %ctx, i64 {CTX_ARENA}",
+    "  %arena = load ptr, ptr %arenaslot, align 8",
+]
+
 
 class StepEmitter:
     """Emits the step of one module."""
@@ -26,12 +34,8 @@ class StepEmitter:
 
         With ``stamps``, each thread writes the cycle counter at the start, after every kernel and after every barrier.
         """
-        lines = ["define void @step(ptr %ctx, i64 %thread, i64 %threads) {", "entry:"]
-        lines += ["  %next = add i64 %thread, 1", "  %rows = load i64, ptr %ctx, align 8"]
-        lines += [f"  %teamslot = getelementptr i8, ptr %ctx, i64 {CTX_TEAM}"]
-        lines += ["  %team = load ptr, ptr %teamslot, align 8"]
-        lines += [f"  %arenaslot = getelementptr i8, ptr %ctx, i64 {CTX_ARENA}"]
-        lines += ["  %arena = load ptr, ptr %arenaslot, align 8"]
+        lines = ["define void @step(ptr %ctx, i64 %thread, i64 %threads) {", "entry:", *_PREAMBLE]
+        lines += _TEAM
         before, after = denormals(self.isa.triple, self.declare, flush=True)
         lines += before
         shares: dict[Range, int] = {}
@@ -48,29 +52,79 @@ class StepEmitter:
                 lines += _leave_if_failed(status, i)
                 failed = failed or bool(status)
             for kernel in phase:
+                calls += 1
                 if kernel.range not in shares:
                     shares[kernel.range] = len(shares)
                     lines += _share(kernel.range, shares[kernel.range])
-                s = shares[kernel.range]
-                calls += 1
-                function, buffers = self.calls[kernel.name]
-                pointers = [f"%b{calls}.{j}" for j in range(len(buffers))]
-                arguments = "".join(f", ptr {p}" for p in pointers)
-                lines += [
-                    f"  %some{calls} = icmp slt i64 %lo{s}, %hi{s}",
-                    f"  br i1 %some{calls}, label %do{calls}, label %done{calls}",
-                    f"do{calls}:",
-                    *(line for p, b in zip(pointers, buffers, strict=True) for line in _pointer(p, b)),
-                    f"  call void @{function}(ptr %ctx, i64 %lo{s}, i64 %hi{s}{arguments})",
-                    f"  br label %done{calls}",
-                    f"done{calls}:",
-                    *stamp(),
-                ]
+                lines += self._call(kernel, calls, shares[kernel.range])
+                lines += stamp()
         if failed:
             lines += ["  br label %end", "end:"]
         lines += [*after, "  ret void", "}"]
+        return ["\n".join(lines), self._barrier()]
+
+    def emit_phases(self, phases: Sequence[Sequence[Kernel]]) -> list[str]:
+        """Return ``phase(ctx, number, thread, threads)``, a ``step`` that calls it for each, and ``barrier``.
+
+        With the first, whichever threads have time can run a step bit by bit; it leaves the mode of denormals alone.
+        """
+        cases = " ".join(f"i64 {i}, label %phase{i}" for i in range(len(phases)))
+        lines = ["define void @phase(ptr %ctx, i64 %number, i64 %thread, i64 %threads) {", "entry:", *_PREAMBLE]
+        lines.append(f"  switch i64 %number, label %out [{cases}]")
+        calls = named = 0
+        for i, phase in enumerate(phases):
+            lines.append(f"phase{i}:")
+            shares: dict[Range, int] = {}
+            for kernel in phase:
+                calls += 1
+                if kernel.range not in shares:
+                    shares[kernel.range], named = named, named + 1
+                    lines += _share(kernel.range, shares[kernel.range])
+                lines += self._call(kernel, calls, shares[kernel.range])
+            lines.append("  br label %out")
+        lines += ["out:", "  ret void", "}"]
+        before, after = denormals(self.isa.triple, self.declare, flush=True)
+        step = [
+            "define void @step(ptr %ctx, i64 %thread, i64 %threads) {",
+            "entry:",
+            *_TEAM,
+            *before,
+            "  call void @phase(ptr %ctx, i64 0, i64 %thread, i64 %threads)",
+            "  br label %next",
+            "next:",
+            "  %number = phi i64 [1, %entry], [%later, %one]",
+            f"  %more = icmp ult i64 %number, {len(phases)}",
+            "  br i1 %more, label %one, label %out",
+            "one:",
+            "  call void @barrier(ptr %team, i64 %threads)",
+            "  call void @phase(ptr %ctx, i64 %number, i64 %thread, i64 %threads)",
+            "  %later = add i64 %number, 1",
+            "  br label %next",
+            "out:",
+            *after,
+            "  ret void",
+            "}",
+        ]
+        return ["\n".join(lines), "\n".join(step), self._barrier()]
+
+    def _barrier(self) -> str:
         self.declare("i32 @sched_yield()")
-        return ["\n".join(lines), BARRIER.replace("PAUSE", self._pause())]
+        return BARRIER.replace("PAUSE", self._pause())
+
+    def _call(self, kernel: Kernel, number: int, s: int) -> list[str]:
+        """Return the lines that run share ``s`` of a kernel."""
+        function, buffers = self.calls[kernel.name]
+        pointers = [f"%b{number}.{j}" for j in range(len(buffers))]
+        arguments = "".join(f", ptr {p}" for p in pointers)
+        return [
+            f"  %some{number} = icmp slt i64 %lo{s}, %hi{s}",
+            f"  br i1 %some{number}, label %do{number}, label %done{number}",
+            f"do{number}:",
+            *(line for p, b in zip(pointers, buffers, strict=True) for line in _pointer(p, b)),
+            f"  call void @{function}(ptr %ctx, i64 %lo{s}, i64 %hi{s}{arguments})",
+            f"  br label %done{number}",
+            f"done{number}:",
+        ]
 
     def emit_apart(
         self,
