@@ -11,7 +11,7 @@ from smelt.measure.bench import Comparison, default_work, timeline
 from smelt.measure.bench.first_call import first_calls, import_time
 from smelt.measure.machine import inspect_machine, load
 
-CALL_HEAD = ("network, batch", "", "empty cache, ms", "full cache, ms")
+CALL_HEAD = ("network, batch", "", "first call, empty cache, ms", "first call, full cache, ms", "second call, ms")
 STAGE_HEAD = ("stage", "threads", "ms per step", "quartiles", "of before", "of first")
 
 
@@ -23,11 +23,15 @@ def time_first_calls(models: str | None, batch: int | None, rounds: int, as_json
     output.say(f"{described(machine)}, load {before:.2f} before")
     imported = import_time(rounds)
     output.say(f"import smelt: {imported.median:.0f} ms ({imported.low:.0f} to {imported.high:.0f})")
-    output.say(f"first call in a fresh process: median (quartiles) of {rounds}")
+    output.say(f"calls in fresh processes: median (quartiles) of {rounds}")
     body, calls = [], []
     for call in first_calls(work, ("train", "infer"), rounds):
         what = "training step" if call.kind == "train" else "inference"
-        times = [f"{r.median:.0f} ({r.low:.0f} to {r.high:.0f})" for r in (call.empty, call.full)]
+        digits = (0, 0, 2)
+        times = [
+            f"{r.median:.{d}f} ({r.low:.{d}f} to {r.high:.{d}f})"
+            for r, d in zip((call.empty, call.full, call.second), digits, strict=True)
+        ]
         body.append([f"{call.network}, {call.batch}", what, *times])
         calls.append(call.to_dict())
     print_table(CALL_HEAD, body, output)

@@ -34,7 +34,9 @@ def accumulate(
     straight: list[str] = []
     size = len(first)
     limit = UNROLL // 2 if p.pair else UNROLL * 2 if depthwise else UNROLL
-    while loops and loops[-1] not in p.batch and size * p.extent[loops[-1]] <= limit and _fits(p, loops[-1], rows, widths):
+    while (
+        loops and loops[-1] not in p.batch and size * p.extent[loops[-1]] <= limit and _fits(p, loops[-1], rows, widths)
+    ):
         straight.insert(0, loops.pop())
         size *= p.extent[straight[0]]
 

@@ -1,4 +1,4 @@
-"""First calls: a network in; milliseconds from the first call to its result, with an empty cache and a full one, out.
+"""First calls: a network in; milliseconds of a first call, with an empty cache and a full one, and of a second, out.
 
 Every call is made in a fresh process that has imported everything before. ``python -m smelt.measure.bench.first_call
 KIND NETWORK BATCH`` is that process: KIND is train or infer.
@@ -27,13 +27,17 @@ IMPORT = "import time; start = time.perf_counter(); import smelt; print((time.pe
 
 @dataclass(frozen=True)
 class FirstCall:
-    """Milliseconds of the first call of a training step or of inference."""
+    """Milliseconds of the first call of a training step or of inference, and of the call after it.
+
+    The difference is what tracing, compiling or loading, and linking take.
+    """
 
     network: str
     batch: int
     kind: str
     empty: Result
     full: Result
+    second: Result
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-able values."""
@@ -43,31 +47,34 @@ class FirstCall:
 def import_time(rounds: int) -> Result:
     """Return the milliseconds of ``import smelt`` in a fresh process, NumPy included, Python's own start left out."""
     _run(["-c", IMPORT], None)  # leaves byte code, as an installation does
-    return Result.of(OURS, 1, "import", [_run(["-c", IMPORT], None) for _ in range(rounds)])
+    return Result.of(OURS, 1, "import", [_run(["-c", IMPORT], None)[0] for _ in range(rounds)])
 
 
 def first_calls(networks: Sequence[tuple[str, int]], kinds: Sequence[str], rounds: int) -> Iterator[FirstCall]:
     """Measure networks at their batches; each round has an empty cache, and then the one the first call filled."""
     for network, batch in networks:
         for kind in kinds:
-            empty, full = [], []
+            empty, full, second = [], [], []
             for _ in range(rounds):
                 with tempfile.TemporaryDirectory() as cache:
                     call = ["-m", "smelt.measure.bench.first_call", kind, network, str(batch)]
-                    empty.append(_run(call, cache))
-                    full.append(_run(call, cache))
+                    empty.append(_run(call, cache)[0])
+                    first, after = _run(call, cache)
+                    full.append(first)
+                    second.append(after)
             threads = smelt.get_threads()
             yield FirstCall(
                 network,
                 batch,
                 kind,
-                Result.of(OURS, threads, "empty cache", empty),
-                Result.of(OURS, threads, "full cache", full),
+                Result.of(OURS, threads, "first call, empty cache", empty),
+                Result.of(OURS, threads, "first call, full cache", full),
+                Result.of(OURS, threads, "second call", second),
             )
 
 
-def _run(arguments: list[str], cache: str | None) -> float:
-    """Return the number a process prints; ``cache`` stands in for the user's folder of caches."""
+def _run(arguments: list[str], cache: str | None) -> list[float]:
+    """Return the numbers a process prints; ``cache`` stands in for the user's folder of caches."""
     here = str(Path(smelt.__file__).resolve().parent.parent)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPATH": here}
     if cache is not None:
@@ -75,24 +82,20 @@ def _run(arguments: list[str], cache: str | None) -> float:
     done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"a first call failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
-    return float(done.stdout)
+    return [float(word) for word in done.stdout.split()]
 
 
 def main(kind: str, name: str, batch: int) -> None:
-    """Print the milliseconds of the first call in this process."""
+    """Print the milliseconds of the first two calls in this process."""
     import llvmlite.binding  # noqa: F401  (its import is not compilation)
 
     network = make(name)
     (x, y), *_ = network.batches(batch, 1)
-    if kind == "train":
-        step = smelt.compile(training_step(network))
+    step, forward = smelt.compile(training_step(network)), inference(network)
+    for _ in range(2):
         start = time.perf_counter()
-        step(x, y).item()
-    else:
-        forward = inference(network)
-        start = time.perf_counter()
-        forward(x)
-    print((time.perf_counter() - start) * 1e3)
+        step(x, y).item() if kind == "train" else forward(x)
+        print((time.perf_counter() - start) * 1e3)
 
 
 if __name__ == "__main__":
