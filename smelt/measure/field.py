@@ -83,7 +83,7 @@ def _step(node: Node, inputs: list[_Seen], rank: int) -> _Seen:
     a = node.attrs
     match node.opname:
         case "reshape":
-            axes = _regroup(x.axes, node.shape)
+            axes = _regroup(x.axes, node.shape, rank)
             return _Seen(axes, x.field) if axes else _Seen(still, x.over(tuple(range(len(x.axes)))))
         case "permute":
             return _Seen(tuple(x.axes[i] for i in a["axes"]), x.field)
@@ -144,7 +144,7 @@ def _window(node: Node, x: _Seen, rank: int) -> _Seen:
     return _Seen(tuple(axes), tuple(field))
 
 
-def _regroup(axes: tuple[Axis, ...], shape: tuple[int, ...]) -> tuple[Axis, ...] | None:
+def _regroup(axes: tuple[Axis, ...], shape: tuple[int, ...], rank: int) -> tuple[Axis, ...] | None:
     """Return the axes of a reshape, splitting factors where it cuts them; None where it cuts them unevenly."""
     left = [f for axis in axes for f in axis if f.count > 1]
     out: list[Axis] = []
@@ -165,5 +165,5 @@ def _regroup(axes: tuple[Axis, ...], shape: tuple[int, ...]) -> tuple[Axis, ...]
             size *= factor.count
         if size != d:
             return None
-        out.append(tuple(mine) or (_Factor(d, (0,) * len(axes[0][0].jumps)),))
+        out.append(tuple(mine) or _still(d, rank))
     return tuple(out)

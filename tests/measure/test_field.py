@@ -72,6 +72,14 @@ def test_inputs_without_an_image_have_no_field() -> None:
     assert counted.rows[0].receptive_field == () and "field" not in str(counted)
 
 
+def test_a_single_number_may_be_given_axes() -> None:
+    class Total(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x.sum().reshape(1, 1)
+
+    assert summary(Total(), (1, 5, 5)).rows[-1].receptive_field == (5, 5)
+
+
 def test_a_reshape_that_mixes_rows_sees_everything() -> None:
     class Mixed(nn.Module):
         def forward(self, x: Any) -> Any:

@@ -17,6 +17,7 @@ from smelt.autograd import no_grad
 from smelt.errors import FileError, ShapeError
 from smelt.graph.graph import Node
 from smelt.graph.trace import Tracer
+from smelt.onnx.names import Names
 from smelt.onnx.reader.arguments import MAX_KNOWN, DependsOnData, Value
 from smelt.onnx.reader.layers import use_layers
 from smelt.onnx.reader.model import CLASSES, PROBLEMS, OnnxModel, Operator, Step, why
@@ -29,7 +30,7 @@ MAX_FOLDED_BYTES = 32 << 20
 """Most bytes of constants that are computed while loading."""
 MAX_ELEMENTS = 1 << 31
 """Most elements of a value at the declared shapes."""
-MAX_OPERATIONS = 50_000
+MAX_OPERATIONS = 30_000
 """Most primitives a network may consist of."""
 _TRACED_BATCH = 7
 
@@ -81,7 +82,7 @@ class _Builder:
         self.steps: list[Step] = []
         self.names: dict[str, str] = {}  # of weights, by the path of the module that has them
         self._used = {*source.outputs, *(name for node in source.nodes for name in node.inputs)}
-        self._paths: set[str] = set()
+        self._paths = Names()
         self._folded_bytes = 0
         self._folded_operations = 0
         self._sort_weights()
@@ -90,9 +91,9 @@ class _Builder:
         """Decide which of the file's weights are trained, kept, or constant."""
         roles: dict[str, set[str]] = {name: set() for name in self.source.weights}
         for node in self.source.nodes:
-            entry = OPERATORS.get(node.kind)
+            entry = OPERATORS[node.kind]
             for i, name in enumerate(node.inputs):
-                if name in roles and entry is not None:
+                if name in roles:
                     roles[name].add("fixed" if i in entry.fixed else "buffer" if i in entry.buffers else "trained")
         for name, array in self.source.weights.items():
             if array.dtype.kind != "f" or array.ndim == 0 or roles[name] == {"fixed"}:
@@ -102,8 +103,6 @@ class _Builder:
 
     def add(self, node: NodeSource) -> None:
         """Turn a node into a step, or into constants."""
-        if node.kind not in OPERATORS:
-            raise self._error(node, "an operator that Smelt does not have")
         if node.kind == "Identity" and node.inputs and node.inputs[0] in self.weights:
             self.weights[node.outputs[0]] = self.weights[node.inputs[0]]
             return
@@ -121,10 +120,7 @@ class _Builder:
         return {name: values[name] for name in node.inputs if name in values}
 
     def _append(self, node: NodeSource, module: Operator, inputs: list[str | None]) -> None:
-        path, count = node.name, 2
-        while path in self._paths:
-            path, count = f"{node.name}_{count}", count + 1
-        self._paths.add(path)
+        path = self._paths.unique(node.name)
         for i, attribute in module.weights.items():
             self.names[f"{path}.{attribute}"] = node.inputs[i]
         self.steps.append(Step(path, module, str(node), inputs, node.outputs))

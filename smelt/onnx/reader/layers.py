@@ -16,7 +16,7 @@ import numpy as np
 from smelt import nn
 from smelt.nn import init
 from smelt.nn.module import Module
-from smelt.onnx.reader.model import Operator, Step
+from smelt.onnx.reader.model import PROBLEMS, Operator, Step
 from smelt.onnx.reader.parse import shortest
 from smelt.ops.primitive import Spec
 from smelt.tensor import Parameter, Tensor
@@ -240,7 +240,7 @@ def _layer(step: Step, specs: dict[str, Spec]) -> tuple[Module, Tensors] | None:
     try:
         with init.budget(sum(getattr(operator, a).size for a in operator.weights.values()), draw=False):
             made = maker(Found(operator, specs.get(data)))
-    except ValueError:  # a layer is stricter than the operator
+    except PROBLEMS:  # a layer is stricter than the operator, and attributes may be anything
         return None
     layer, tensors = made if isinstance(made, tuple) else (made, {})
     if layer is None:
@@ -264,6 +264,8 @@ def _join_linear(steps: list[Step], names: dict[str, str], outputs: list[str]) -
     uses = Counter(name for step in steps for name in step.inputs if name)
     uses.update(outputs)
     makers = {name: step for step in steps for name in step.outputs}
+    users = {name: step for step in steps for name in step.inputs if name}
+    paths = Counter(step.path for step in steps)
     gone: set[int] = set()
     for product in steps:
         turned = makers.get(product.inputs[1] or "") if _is(product, "MatMul", 2) else None
@@ -273,7 +275,7 @@ def _join_linear(steps: list[Step], names: dict[str, str], outputs: list[str]) -
         weight = getattr(transpose, "input0", None)
         if weight is None or weight.ndim != 2 or transpose.attributes.get("perm", [1, 0]) != [1, 0]:  # type: ignore[attr-defined]
             continue
-        last = next((s for s in steps if product.outputs[0] in s.inputs), None)
+        last = users.get(product.outputs[0])
         bias = _bias(last, weight.shape[0]) if last is not None and uses[product.outputs[0]] == 1 else None
         with init.budget(weight.size + weight.shape[0], draw=False):
             layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
@@ -288,8 +290,9 @@ def _join_linear(steps: list[Step], names: dict[str, str], outputs: list[str]) -
             kept[id(bias)] = names.pop(f"{last.path}.{held}")
         gone.add(id(turned))
         prefix = _prefix(tensors, kept)
-        taken = {s.path for s in steps if s is not end}
-        end.path = prefix if prefix and prefix not in taken else end.path
+        if prefix and not paths[prefix]:
+            paths[prefix] += 1
+            end.path = prefix
         end.module, end.inputs = layer, [product.inputs[0]]
         names.update({f"{end.path}.{name}": kept[id(t)] for name, t in tensors.items()})
     steps[:] = [s for s in steps if id(s) not in gone]

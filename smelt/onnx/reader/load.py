@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+from smelt.errors import FileError
 from smelt.files import PathLike
 from smelt.nn.module import Module
 
@@ -54,4 +57,7 @@ def load(path: PathLike) -> Module:
     from smelt.onnx.reader.build import build
     from smelt.onnx.reader.parse import read_file
 
-    return build(read_file(path))
+    try:
+        return build(read_file(path))
+    except MemoryError:
+        raise FileError(f"{os.fspath(path)!r}: it does not fit into memory, expected a smaller network") from None

@@ -19,6 +19,7 @@ from smelt.data.errors import DataError
 from smelt.data.limits import open_regular
 from smelt.errors import FileError
 from smelt.onnx.package import require_onnx
+from smelt.onnx.reader.operators import OPERATORS
 from smelt.onnx.reader.tensors import numpy_dtype, read_tensor
 from smelt.onnx.reader.wire import check_fields
 
@@ -140,8 +141,17 @@ def _source(proto: Any, where: str, folder: Path | None) -> Source:
         weights,
         nodes,
     )
+    _check_operators(source)
     _check_names(source, [v.name for v in graph.input])
     return source
+
+
+def _check_operators(source: Source) -> None:
+    unknown = {n.kind: n for n in reversed(source.nodes) if n.kind not in OPERATORS}
+    if unknown:
+        others = f", nor {', '.join(printable(kind) for kind in list(unknown)[1:5])}" if len(unknown) > 1 else ""
+        first = next(iter(unknown.values()))
+        raise FileError(f"{source.where}: {first}: an operator that Smelt does not have{others}")
 
 
 def _opset(proto: Any, where: str) -> int:

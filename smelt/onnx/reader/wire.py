@@ -30,7 +30,7 @@ def check_fields(data: bytes, descriptor: Any) -> None:
     Raises
     ------
     ValueError
-        When it is no message of that kind, or has too many fields or levels.
+        When it is no message of that kind, has text that is no UTF-8, or too many fields or levels.
     """
     count = 0
     open_messages = [(0, len(data), _nested(descriptor))]
@@ -49,7 +49,10 @@ def check_fields(data: bytes, descriptor: Any) -> None:
                 if size > end - at:
                     raise ValueError(f"a field of {size:,} bytes at byte {at:,}, where {end - at:,} are left")
                 inner = nested.get(number)
-                if inner is not None and size:
+                if inner is str:
+                    data[at : at + size].decode("utf-8")
+                    at += size
+                elif inner is not None and size:
                     if len(open_messages) >= MAX_DEPTH:
                         raise ValueError(f"messages in more than {MAX_DEPTH} levels")
                     open_messages.append((at + size, end, nested))
@@ -66,8 +69,9 @@ def check_fields(data: bytes, descriptor: Any) -> None:
 
 @functools.cache
 def _nested(descriptor: Any) -> dict[int, Any]:
-    """Return the fields of a message that are messages."""
-    return {f.number: f.message_type for f in descriptor.fields if f.message_type is not None}
+    """Return the fields of a message that are messages or text."""
+    texts = {f.number: str for f in descriptor.fields if f.type == f.TYPE_STRING}
+    return texts | {f.number: f.message_type for f in descriptor.fields if f.message_type is not None}
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from onnx.onnx_ml_pb2 import NodeProto, TensorProto, ValueInfoProto
 
 from smelt.graph.graph import Node
+from smelt.onnx.names import Names
 from smelt.ops.primitive import Spec
 
 BATCH = "batch"
@@ -45,7 +46,7 @@ class Emitter:
         self.weights: dict[str, TensorProto] = {}
         self.scope = ""
         self.alone = False
-        self._taken = {*names, *reserved}
+        self._names = Names((*names, *reserved))
         self._node_names: set[str] = set()
         self._values: dict[int, str] = {id(n): name for n, name in zip(inputs, names, strict=True)}
         self._batch_of = (names[0], inputs[0].spec) if inputs else ("", None)
@@ -112,11 +113,7 @@ class Emitter:
         return self._append(kind, inputs, "" if self.scope else kind, attributes)
 
     def _append(self, kind: str, inputs: Sequence[str], label: str, attributes: dict[str, Any]) -> str:
-        base, count = "/".join(part for part in (self.scope, label) if part), 2
-        name = base
-        while name in self._taken:
-            name, count = f"{base}_{count}", count + 1
-        self._taken.add(name)
+        name = self._names.unique("/".join(part for part in (self.scope, label) if part))
         given = {k: v for k, v in attributes.items() if v is not None}
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name, **given))
         return name

@@ -18,6 +18,7 @@ from smelt.files import PathLike, write_atomic
 from smelt.graph.graph import Graph, Node
 from smelt.nn.calls import Call, CallTracer, leaves
 from smelt.nn.module import Module
+from smelt.onnx.names import Names
 from smelt.onnx.package import require_onnx
 from smelt.ops.primitive import Rows, Spec
 from smelt.tensor import Tensor
@@ -166,12 +167,10 @@ def _write(model: Module, tracer: CallTracer, graph: Graph, names: list[str], op
 def _weight_names(model: Module, tracer: CallTracer) -> dict[int, str]:
     """Return names by tensor: those of ``state_dict``, and for tensors from elsewhere their own."""
     names = {id(t): name for name, t in model._tensors("")}
+    free = Names(names.values())
     for tensor, node in tracer.state.values():
         if id(tensor) not in names:
-            taken, name, count = set(names.values()), node.name, 2
-            while name in taken:
-                name, count = f"{node.name}_{count}", count + 1
-            names[id(tensor)] = name
+            names[id(tensor)] = free.unique(node.name)
     return names
 
 
