@@ -1,13 +1,15 @@
 """Batches: a dataset in; one epoch of float32 batches per pass out, in an order that can be resumed anywhere.
 
 Epoch `e` is a function of the seed and `e`, batch `b` of it a function of those and `b`; nothing else is
-carried along. Saving where a run is therefore takes two numbers. One background thread prepares the next
-batches.
+carried along. Saving where a run is therefore takes two numbers. Where batches take long, a background thread
+prepares the next ones.
 """
 
 import atexit
+import math
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +27,10 @@ Batch = tuple[Float32, Any]
 
 AHEAD = 2
 """Batches prepared before they are asked for, the one being prepared included."""
+HANDING_OVER = 1e-4
+"""Seconds: where a batch takes less, passing it from thread to thread costs more than it gains."""
+_TRIES = 3
+"""Batches prepared without a thread before it is known how long they take, unless it is clear from the first."""
 
 
 class Loader:
@@ -50,7 +56,8 @@ class Loader:
         `(x, rng) -> x` on samples as stored; see `smelt.data.augment`. It runs in the background thread. Its
         numbers depend only on the seed, the epoch and the index of the batch.
     prefetch : bool, default True
-        Whether one background thread prepares up to two batches ahead.
+        Whether a background thread may prepare up to two batches ahead. It does where that is worth it: where
+        preparing a batch takes longer than 0.1 ms.
 
     Yields
     ------
@@ -111,6 +118,8 @@ class Loader:
         self._position = 0
         self._take_up = True
         self._pass = 0
+        self._preparing: list[float] = []
+        self._ahead: _Ahead | None = None
 
     @property
     def epoch(self) -> int:
@@ -200,10 +209,12 @@ class Loader:
         self._pass += 1
         this_pass, epoch, start = self._pass, self._epoch, self._position
         prepare = _Preparer(self, epoch)
-        ahead = _Ahead(prepare, start, len(self)) if self.prefetch and len(self) - start > 1 else None
+        ahead: _Ahead | None = None
         try:
             for index in range(start, len(self)):
-                batch = ahead.take() if ahead else prepare(index)
+                if ahead is None and self._worth_a_thread and len(self) - index > 1:
+                    ahead = self._ahead = _Ahead(prepare, index, len(self))
+                batch = ahead.take() if ahead else self._timed(prepare, index)
                 # Counted before it is handed over: who saves the state inside the loop has had it.
                 self._position = index + 1
                 yield batch
@@ -213,6 +224,25 @@ class Loader:
         finally:
             if ahead:
                 ahead.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next batch would be there at once, or is prepared by whoever asks for it."""
+        return self._ahead is None or self._ahead.ready
+
+    @property
+    def _worth_a_thread(self) -> bool:
+        times = self._preparing
+        known = len(times) >= _TRIES or max(times, default=0.0) > 10 * HANDING_OVER
+        return self.prefetch and known and min(times, default=math.inf) > HANDING_OVER
+
+    def _timed(self, prepare: "_Preparer", index: int) -> Batch:
+        if len(self._preparing) >= _TRIES:
+            return prepare(index)
+        start = time.perf_counter()
+        batch = prepare(index)
+        self._preparing.append(time.perf_counter() - start)
+        return batch
 
 
 class _Preparer:
@@ -286,6 +316,10 @@ class _Ahead:
                 self._ready.put(self._prepare(index))
         except BaseException as error:
             self._ready.put(error)
+
+    @property
+    def ready(self) -> bool:
+        return self._stopped or not self._ready.empty()
 
     def take(self) -> Batch:
         while True:

@@ -4,9 +4,9 @@ In: this processor. Out: functions that run records of calls. Everything that mu
 (Ctrl-C) happens in there, where none can fall.
 
 A record is: the address of the step, the number of arrays, the mode (see below), two numbers kept by ``run``, the
-number of phases and the address of ``phase`` for ``submit``, and whether sleeping workers are always waited for; then at
-byte 64 the context that the step reads. The first entries of the context's table are written as addresses of NumPy array
-*objects*; the data pointers are taken from them in native code, which costs a fortieth of asking NumPy for them.
+number of phases and the address of ``phase`` for ``submit``, and whether sleeping workers are always waited for; then,
+at byte 64, the context that the step reads. The first entries of the context's table are written as addresses of NumPy
+array *objects*; the data pointers are taken from them in native code, which costs a fortieth of asking NumPy for them.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ class Epoch:
         How many of how many.
     train_seconds : float
         Time of the training steps, with the preparation of their batches.
+    stall_seconds : float
+        The part of it in which nothing was done but wait for a batch.
     seconds : float
         Time of the whole epoch.
 
@@ -48,6 +50,7 @@ class Epoch:
     validation_correct: int | None = None
     validation_count: int | None = None
     train_seconds: float = 0.0
+    stall_seconds: float = 0.0
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:

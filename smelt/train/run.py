@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,11 @@ import numpy as np
 
 from smelt import random
 from smelt.data import ArrayDataset, Loader
+from smelt.data.loader import Batch
 from smelt.errors import FileError
 from smelt.optim.scaler import LEAST
+from smelt.pending import pending
+from smelt.tensor import Tensor
 from smelt.train.anomaly import NonFiniteLoss, NonFiniteValue, anomaly, first
 from smelt.train.callbacks import Callback
 from smelt.train.checkpoint import Checkpoints, join, part
@@ -31,12 +34,22 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sums:
-    """What an epoch adds up: the loss of all samples, how many were right, how many there were, and the time."""
+    """What an epoch adds up: the loss of all samples, how many were right, how many there were, and times."""
 
     loss: float = 0.0
     correct: int = 0
     count: int = 0
     seconds: float = 0.0
+    stalled: float = 0.0
+
+
+@dataclass(slots=True)
+class _Step:
+    """A step that was called: its batch and what it returned."""
+
+    x: np.ndarray
+    y: Any
+    result: tuple[Tensor, ...]
 
 
 class Run:
@@ -72,6 +85,7 @@ class Run:
     def epochs(self) -> None:
         """Train until the last epoch, or until somebody stops the run."""
         trainer = self.trainer
+        trainer.steps.halted.assign(False)
         while len(trainer.history) < trainer.epochs and not trainer.stopped:
             started = time.perf_counter()
             spent = self.sums.seconds
@@ -85,40 +99,62 @@ class Run:
 
     def _steps(self, started: float) -> tuple[float, bool]:
         """Train on what is left of the epoch; return the last rate, and whether a checkpoint is due at its end."""
-        trainer, loader, sums, hooks = self.trainer, self.loader, self.sums, self._each_step
+        trainer, loader, sums = self.trainer, self.loader, self.sums
         train, optimizer, schedule = trainer.steps.train, trainer.optimizer, trainer.schedule
         per_step = schedule is not None and trainer.schedule_per == "step"
         every = self.every if self.checkpoints else None
-        added_up = trainer.loss_is_sum
-        before, state = self._random, random.default.state
         lr, spent, due = optimizer.lr, sums.seconds, False
+        queued: _Step | None = None  # under way, or so it may be
         with closing(iter(loader)) as batches:  # type: ignore[type-var]
-            for x, y in batches:
-                before[...] = state.numpy()
-                result = train(x, y)
-                loss = result[0].item()
-                if not math.isfinite(loss):
-                    raise self._explained(loss, x, y)
-                n = len(x)
-                sums.loss += loss if added_up else loss * n
-                sums.count += n
-                if len(result) == 2:
-                    sums.correct += int(result[1].item())
-                self.step += 1
+            while (batch := self._next(batches, queued)) is not None:
+                before, queued = queued, _Step(*batch, train(*batch))
+                if before is not None:
+                    self._count(before)
+                checkpoint = every is not None and (self.step + 1) % every == 0
+                if not (self._each_step or per_step or checkpoint):
+                    continue
+                loss = self._count(queued)
                 if per_step:
                     lr = optimizer.lr
                     schedule.step()  # type: ignore[union-attr]
-                for hook in hooks:
+                for hook in self._each_step:
                     hook(trainer, self.step, loss)
-                if every and self.step % every == 0:
+                if checkpoint:
                     # A resumed run must begin with a training step, so what is due after the last waits.
                     due = loader.position == len(loader)
                     if not due:
                         sums.seconds = spent + time.perf_counter() - started
                         self.save()
+                trainer.has_accuracy, queued = len(queued.result) == 2, None
+        if queued is not None:
+            self._count(queued)
+            trainer.has_accuracy = len(queued.result) == 2
         sums.seconds = spent + time.perf_counter() - started
-        trainer.has_accuracy = len(result) == 2
         return lr, due
+
+    def _next(self, batches: Iterator[Batch], queued: _Step | None) -> Batch | None:
+        """Return the next batch; the time for which nothing is done but wait for it counts as a stall."""
+        if queued is not None and not self.loader.ready:
+            queued.result[0].item()  # there is time to take part in the step
+        ended, started = pending.counts()
+        asked = time.perf_counter()
+        batch = next(batches, None)
+        if ended == started:
+            self.sums.stalled += time.perf_counter() - asked
+        return batch
+
+    def _count(self, step: _Step) -> float:
+        """Wait for the loss of a step, and add it up."""
+        loss = step.result[0].item()
+        if not math.isfinite(loss):
+            raise self._explained(loss, step.x, step.y)
+        n, sums = len(step.x), self.sums
+        sums.loss += loss if self.trainer.loss_is_sum else loss * n
+        sums.count += n
+        if len(step.result) == 2:
+            sums.correct += int(step.result[1].item())
+        self.step += 1
+        return loss
 
     def _finish_epoch(self, lr: float, started: float, spent: float) -> None:
         trainer, sums = self.trainer, self.sums
@@ -141,6 +177,7 @@ class Run:
             validation_correct=found.get("correct"),
             validation_count=found.get("count"),
             train_seconds=sums.seconds,
+            stall_seconds=sums.stalled,
             seconds=spent + time.perf_counter() - started,
         )
         self.sums = Sums()
@@ -155,7 +192,7 @@ class Run:
     def _explained(self, loss: float, x: np.ndarray, y: Any) -> NonFiniteLoss:
         """Return the error that names what made the loss NaN or infinite, by replaying the step eagerly."""
         trainer, state = self.trainer, random.default.state
-        state.assign(self._random)
+        drawn = state.numpy().copy()
         op, cause = "", _first_leaf(trainer, x, y)
         if not cause:
             cause = "replayed one by one with NumPy, all of its operations gave finite values: it is at the edge"
@@ -164,7 +201,7 @@ class Run:
                     trainer.steps.gradients(x, y)
             except NonFiniteValue as e:
                 op, cause = e.op, f"{e}"
-            state.assign(self._random)
+            state.assign(drawn)
         step, epoch, lr = self.step + 1, len(trainer.history) + 1, trainer.optimizer.lr
         return NonFiniteLoss(
             f"the loss is {loss} at step {step} (epoch {epoch}, learning rate {lr:g}): {cause}", step, epoch, lr, op

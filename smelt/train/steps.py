@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from smelt import ops
+from smelt import ops, random
 from smelt.autograd import no_grad
 from smelt.data.errors import DataError
 from smelt.errors import at_user_line
@@ -34,10 +34,12 @@ class Steps:
     Attributes
     ----------
     train, evaluate : callable
-        ``(x, y) -> (loss, ...)``; ``y`` is None for a model that learns its own input. The training step changes
-        nothing when the loss is not finite.
+        ``(x, y) -> (loss, ...)``; ``y`` is None for a model that learns its own input. Steps are queued: from the one
+        whose loss is not finite on, none changes anything, until ``halted`` is False again.
     predict : callable
         ``x -> output``.
+    halted : Tensor
+        Whether there was such a loss.
     classes : int or None
         Columns of the logits, once a step has run with a cross-entropy.
     labels : tuple of int
@@ -58,6 +60,7 @@ class Steps:
         self.model, self.loss, self.optimizer, self.accuracy = model, loss, optimizer, accuracy
         self.precision = precision
         self.scaler = LossScaler() if precision == "f16" else None
+        self.halted = Tensor(np.zeros((), np.bool_), name="halted")
         self.classes: int | None = None
         self.labels = (0, 0)
         made: dict[str, Callable[..., Any]] = {
@@ -100,9 +103,11 @@ class Steps:
 
     def _train(self, x: Tensor, y: Tensor | None) -> Result:
         buffers = [(t, _kept(t)) for _, t in self.model.named_buffers()]
+        drawn = random.default.state
+        before_drawing = None if current_tracer() else _kept(drawn)
         out = self.model(x)
         loss = self._loss(out, x if y is None else y)
-        finite = ops.isfinite(loss)
+        finite = ops.logical_and(ops.isfinite(loss), ops.logical_not(self.halted))
         if self.scaler is None:
             loss.backward()
             self.optimizer.step(when=finite)
@@ -112,7 +117,8 @@ class Steps:
         for p in self.model.parameters():  # those the optimizer was not given
             p.grad = None
         with no_grad():
-            for t, before in buffers:
+            self.halted.assign(ops.logical_not(finite))
+            for t, before in [*buffers, *_bound(drawn, before_drawing)]:
                 if not _unchanged(t, before):
                     t.assign(where(finite, t, before))
             return (loss.detach(), *self._correct(out.detach(), y))
@@ -158,6 +164,14 @@ def _kept(tensor: Tensor) -> Tensor:
     """Return the value a tensor has now, which stays when the tensor is overwritten."""
     tracer = current_tracer()
     return Tensor(tensor.numpy().copy() if tracer is None else tracer.lift(tensor))
+
+
+def _bound(tensor: Tensor, before: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+    """Return a tensor and the value it had before the step; nothing when the step that is traced did not touch it."""
+    tracer = current_tracer()
+    if tracer is None:
+        return [] if before is None else [(tensor, before)]
+    return [(t, Tensor(node)) for t, node in tracer.state.values() if t is tensor]
 
 
 def _unchanged(tensor: Tensor, before: Tensor) -> bool:

@@ -12,9 +12,15 @@ import numpy as np
 import pytest
 
 from smelt.data import ArrayDataset, DataError, Loader, augment
+from smelt.data import loader as loading
 
 ROOT = Path(__file__).resolve().parents[2]
 BOTH = pytest.mark.parametrize("prefetch", [False, True])
+
+
+@pytest.fixture(autouse=True)
+def _every_batch_is_worth_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_TRIES", 0)
 
 
 def dataset(n: int = 50) -> ArrayDataset:
@@ -197,6 +203,50 @@ def test_at_most_two_batches_ahead():
         assert len(made) <= n + 2
 
 
+def test_a_thread_is_hired_where_batches_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_TRIES", 3)
+
+    def slow(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        hired.append(bool(workers()))
+        time.sleep(0.005)
+        return x
+
+    for late in (False, True):
+        hired: list[bool] = []
+        loader = Loader(dataset(), 10, augment=slow)
+        loader._preparing = [loading.HANDING_OVER * 2] * 2 if late else []
+        assert len(labels(loader)) == 5
+        assert hired == [False, True, True, True, True]
+    monkeypatch.setattr(loading, "HANDING_OVER", 1.0)
+    hired = []
+    loader = Loader(dataset(), 10, augment=slow)
+    assert loader.ready and len(labels(loader)) == 5 and loader.ready
+    assert hired == [False] * 5
+
+
+def test_a_batch_is_ready_when_it_need_not_be_waited_for() -> None:
+    go = threading.Event()
+
+    def held_up(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        assert go.wait(60)
+        return x
+
+    loader = Loader(dataset(), 10, augment=held_up)
+    batches = iter(loader)
+    threading.Timer(0.05, go.set).start()
+    next(batches)
+    go.clear()
+    deadline = time.monotonic() + 60
+    while loader.ready and time.monotonic() < deadline:
+        next(batches)
+    assert not loader.ready
+    go.set()
+    while not loader.ready and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert loader.ready
+    batches.close()
+
+
 @pytest.mark.parametrize("leave", ["break", "close", "forget", "raise"])
 def test_no_thread_outlives_its_pass(leave):
     loader = Loader(dataset(), 2)
@@ -297,7 +347,8 @@ def run_python(code: str) -> str:
 def test_a_program_that_ends_in_the_middle_of_a_pass_ends():
     out = run_python("""
         import numpy as np
-        from smelt.data import ArrayDataset, Loader
+        from smelt.data import ArrayDataset, Loader, loader
+        loader._TRIES = 0
         batches = iter(Loader(ArrayDataset(np.zeros((100, 9))), 2))
         next(batches)
         cycle = [batches]; cycle.append(cycle)
@@ -310,7 +361,8 @@ def test_a_program_that_ends_in_the_middle_of_a_pass_ends():
 def test_after_a_fork_the_old_pass_fails_and_a_new_one_works():
     out = run_python("""
         import os, numpy as np
-        from smelt.data import ArrayDataset, Loader
+        from smelt.data import ArrayDataset, Loader, loader as loading
+        loading._TRIES = 0
         loader = Loader(ArrayDataset(np.zeros((100, 9))), 2)
         batches = iter(loader)
         next(batches)
