@@ -208,6 +208,8 @@ def _connect(plan: Plan, tasks: dict[Group, list[Task]], loads: dict[Task, set[N
 class Program:
     """Machine code of a graph and what it needs to run: one zeroed arena, or, working ``apart``, one per thread.
 
+    ``state_strides`` and ``state_pairs`` say how each state lies: see :class:`smelt.compiler.passes.layout.Storage`.
+
     ``phases`` is 0, or how many phases its function ``phase`` knows: a step that changes state can be run bit by bit,
     by whichever threads have time, unless it calls users' functions.
     """
@@ -215,6 +217,7 @@ class Program:
     image: bytes
     arena_bytes: int
     state_strides: list[tuple[int, ...]]
+    state_pairs: list[int | None]
     constants: list[np.ndarray] = field(default_factory=list)
     apart: bool = False
     phases: int = 0
@@ -229,6 +232,7 @@ class Program:
             {
                 "arena": self.arena_bytes,
                 "strides": self.state_strides,
+                "pairs": self.state_pairs,
                 "constants": len(self.constants),
                 "phases": self.phases,
                 "image": len(self.image),
@@ -246,7 +250,16 @@ class Program:
         arrays = io.BytesIO(data[end:])
         constants = [np.load(arrays, allow_pickle=False) for _ in range(head["constants"])]
         strides = [tuple(s) for s in head["strides"]]
-        return Program(data[8 + size : end], head["arena"], strides, constants, head["apart"], head["phases"], True)
+        return Program(
+            data[8 + size : end],
+            head["arena"],
+            strides,
+            head["pairs"],
+            constants,
+            head["apart"],
+            head["phases"],
+            True,
+        )
 
 
 def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
@@ -324,7 +337,8 @@ def build(
         return Program.from_bytes(data)
     lowered = lower(graph, state_strides, isa, apart, fused=fused)
     image = jit.compile_object(module_text(lowered, isa), isa)
-    strides = [lowered.plan.storage[s].strides for s in graph.states]
-    program = Program(image, lowered.arena_bytes, strides, lowered.plan.arrays, apart, _phases(lowered))
+    states = [lowered.plan.storage[s] for s in graph.states]
+    strides, pairs = [s.strides for s in states], [s.pair for s in states]
+    program = Program(image, lowered.arena_bytes, strides, pairs, lowered.plan.arrays, apart, _phases(lowered))
     jit.write_cache(key, program.to_bytes())
     return program

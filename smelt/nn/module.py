@@ -103,12 +103,17 @@ class Module:
         """Set ``training`` to False here and in all parts; return the module."""
         return self.train(False)
 
-    def compile(self) -> Inference:
+    def compile(self, *, precision: str = "f32") -> Inference:
         """Return the forward pass in evaluation mode as native code, for arrays in and tensors out.
 
         Batch normalization and other factors per channel are folded into the weights, which are those of this moment;
         the model itself does not change. See :class:`smelt.Inference`. A training step is compiled by
         :func:`smelt.compile`.
+
+        Parameters
+        ----------
+        precision : {"f32", "bf16", "f16"}, default "f32"
+            What matrix products and convolutions round their operands to.
 
         Examples
         --------
@@ -120,7 +125,7 @@ class Module:
         """
         from smelt.runtime.inference import Inference  # it needs modules itself
 
-        return Inference(self)
+        return Inference(self, precision)
 
     # --- parts ----------------------------------------------------------------------------------------------
 

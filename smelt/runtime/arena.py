@@ -51,6 +51,13 @@ def aligned_as(array: np.ndarray, strides: tuple[int, ...]) -> np.ndarray:
     return view
 
 
+def aligned_in_pairs(array: np.ndarray, strides: tuple[int, ...], pair: int) -> np.ndarray:
+    """Return an aligned copy in which neighbours along the axis ``pair``, of even size, lie side by side."""
+    split = np.moveaxis(array, pair, -1).reshape(*np.delete(array.shape, pair), array.shape[pair] // 2, 2)
+    kept = [s for axis, s in enumerate(strides) if axis != pair]
+    return aligned_as(split, (*kept, strides[pair], 1))
+
+
 def bind(tensors: Sequence[Tensor], strides: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
     """Move tensors into one arena where they do not lie as asked; return the array of each."""
     move = []

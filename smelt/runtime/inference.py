@@ -21,8 +21,9 @@ from smelt.compiler.passes.slices import rows_per_slice
 from smelt.errors import TraceError, at_user_line
 from smelt.graph.graph import Graph
 from smelt.graph.trace import Tracer
-from smelt.ops.primitive import Rows, Spec
-from smelt.runtime.arena import aligned_as
+from smelt.ops.primitive import HALVES, Rows, Spec
+from smelt.precision import autocast, checked
+from smelt.runtime.arena import aligned_as, aligned_in_pairs
 from smelt.runtime.arguments import LEAF, give, take
 from smelt.runtime.executable import Executable
 from smelt.tensor import Tensor, wrap
@@ -37,7 +38,8 @@ MOST_SHAPES = 256  # shapes of inputs whose form is found at once
 class _Form:
     """The program for a single sample, for batches of any size, or, where the model demands it, for one size."""
 
-    def __init__(self, model: Module, specs: Specs, values: _Values) -> None:
+    def __init__(self, model: Module, specs: Specs, values: _Values, half: np.dtype | None) -> None:
+        self._half = half
         batch = specs[0][0][0] if specs[0][0] else 0
         self.frozen = self._trace(model, specs, batch)
         self.apart = batch != 1 and program.may_be_apart(self.frozen.graph)
@@ -53,7 +55,7 @@ class _Form:
     def _trace(self, model: Module, specs: Specs, batch: int) -> Frozen:
         tracer = Tracer(type(model).__name__)
         outputs: list[Any] = []
-        with _evaluating(model), no_grad(), tracer:
+        with _evaluating(model), no_grad(), autocast("f32"), tracer:
             rows = [Rows(0) if shape[:1] == (batch,) and batch else None for shape, _ in specs]
             nodes = [tracer.input(f"x{i}", Spec(*s, r)) for i, (s, r) in enumerate(zip(specs, rows, strict=True))]
             self.result = take(model(*map(Tensor, nodes)), outputs)
@@ -61,12 +63,14 @@ class _Form:
                 raise TraceError(at_user_line(f"{type(model).__name__}.compile: the forward pass returns no tensor"))
             graph = tracer.finish([tracer.lift(o) for o in outputs])
         self.tensors = [t for t, _ in tracer.state.values()]
-        return freeze(graph)
+        return freeze(graph, self._half)
 
     def weights(self, values: _Values) -> list[np.ndarray]:
         """Return the folded weights, lying as the program expects."""
         folded = self.frozen.evaluate([values(t) for t in self.tensors])
-        return [aligned_as(v, s) for v, s in zip(folded, self.program.state_strides, strict=True)]
+        program = self.program
+        lies = zip(folded, program.state_strides, program.state_pairs, strict=True)
+        return [aligned_as(v, s) if p is None else aligned_in_pairs(v, s, p) for v, s, p in lies]
 
 
 class _Values:
@@ -92,6 +96,13 @@ class Inference:
     ----------
     model : Module
         Run in evaluation mode, whatever mode it is in.
+    precision : {"f32", "bf16", "f16"}, default "f32"
+        What matrix products and convolutions round their operands to; weights of 16 bits take half the memory.
+
+    Raises
+    ------
+    ValueError
+        When the precision is none of these.
 
     Examples
     --------
@@ -103,7 +114,8 @@ class Inference:
     (2, 8)
     """
 
-    def __init__(self, model: Module) -> None:
+    def __init__(self, model: Module, precision: str = "f32") -> None:
+        self.precision = checked(type(self).__name__, precision)
         self._model = model
         self._lock = threading.Lock()
         self._forms: dict[tuple, _Form] = {}
@@ -168,7 +180,7 @@ class Inference:
             form = self._forms.get((kind, min(batch, 2) or 2)) or self._forms.get((kind, -batch))
             if form is None:
                 traced = tuple(((2, *s[1:]) if s[:1] == (0,) == (batch,) else s, d) for s, d in specs)
-                form = _Form(self._model, traced, self._values)
+                form = _Form(self._model, traced, self._values, HALVES.get(self.precision))
                 self._forms[(kind, -batch if form.fixed else min(batch, 2) or 2)] = form
             if len(self._known) >= MOST_SHAPES:
                 self._known.clear()

@@ -196,7 +196,7 @@ def test_another_compiler_has_another_key(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_program_comes_back_from_bytes_as_it_was() -> None:
     arrays = [np.arange(6.0).reshape(2, 3), np.zeros((0, 2), np.int64), np.array([True, False])]
-    before = program.Program(b"\x7fELF\0image", 1234, [(3, 1), (), (0,)], arrays)
+    before = program.Program(b"\x7fELF\0image", 1234, [(3, 1), (), (0,)], [None, None, 0], arrays)
     after = program.Program.from_bytes(before.to_bytes())
     assert (after.image, after.arena_bytes, after.state_strides) == (before.image, 1234, [(3, 1), (), (0,)])
     assert after.cached and not before.cached

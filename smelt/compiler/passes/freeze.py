@@ -2,7 +2,8 @@
 
 In: a graph that updates no state. Out: a :class:`Frozen`: the weights it needs, each a function of the states alone
 (run once, by NumPy), and the remaining graph, whose states are these weights. Factors and offsets per channel behind a
-convolution or a matrix product, batch normalization above all, become part of its weights and one addition.
+convolution or a matrix product, batch normalization above all, become part of its weights and one addition. Only then
+are the operands of contractions rounded, to 16 bits where that was asked for: the weights once, beforehand.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from smelt import ops
+from smelt.compiler.passes.precision import round_activations
 from smelt.compiler.passes.simplify import Rewriter
 from smelt.errors import TraceError
 from smelt.graph.graph import Graph, Node
 from smelt.graph.interpret import interpret
+from smelt.ops.contraction import CONTRACTIONS
+from smelt.ops.primitive import FLOAT32, is_half
 
 CHANNEL = {"conv2d": 1, "matmul": -1}  # the axis of the result along which a weight's outputs lie
 
@@ -51,13 +55,16 @@ class _Freezer:
             for i in node.inputs:
                 self.uses[i] = self.uses.get(i, 0) + 1
 
-    def run(self) -> Frozen:
+    def run(self, half: np.dtype | None) -> Frozen:
         """Return the two graphs."""
         for node in self.graph.nodes():
             self.r.line, self.r.layer = node.line, node.layer
             self.new[node] = self._rewrite(node)
         outputs = [self._value(n) for n in self.graph.outputs]
-        return self._split(outputs)
+        if half is not None:
+            outputs = self._rounded(outputs, half)
+        frozen = self._split(outputs)
+        return Frozen(frozen.weights, round_activations(frozen.graph))
 
     def _rewrite(self, node: Node) -> Node | _Affine:
         if node.op is None:
@@ -73,6 +80,7 @@ class _Freezer:
         inputs = tuple(self._value(i) for i in node.inputs)
         out = self.r.node(node.op, inputs, node.attrs, node.spec)
         foldable = node.opname in CHANNEL and inputs[1] in self.known and inputs[0] not in self.known
+        foldable = foldable and not is_half(inputs[1].dtype)
         if foldable and len(inputs[1].shape) == (4 if node.opname == "conv2d" else 2) and self.uses.get(node) == 1:
             return _Affine(out)
         return out
@@ -139,6 +147,24 @@ class _Freezer:
         lead = len(root.shape) - len(node.shape)
         return all(d == 1 or lead + i == channel for i, d in enumerate(node.shape))
 
+    def _rounded(self, outputs: list[Node], half: np.dtype) -> list[Node]:
+        """Return the outputs of a graph in which contractions read ``half`` instead of float32."""
+        made: dict[Node, Node] = {}
+
+        def operand(node: Node) -> Node:
+            if node.dtype != FLOAT32:
+                return made[node]
+            cast = self.r.make(ops.cast, made[node], dtype=half.name)
+            return self._known(cast) if node in self.known else cast
+
+        for node in Graph("", outputs=outputs).nodes():
+            made[node] = node
+            if node.op is not None and node not in self.known:
+                self.r.line = node.line
+                inputs = tuple(operand(i) if node.opname in CONTRACTIONS else made[i] for i in node.inputs)
+                made[node] = self.r.node(node.op, inputs, node.attrs, node.spec)
+        return [made[n] for n in outputs]
+
     def _split(self, outputs: list[Node]) -> Frozen:
         """Cut between what is known beforehand and the rest: values of the one are states of the other."""
         graph = Graph(self.graph.name, self.graph.inputs, exact=self.graph.exact)
@@ -167,8 +193,8 @@ class _Freezer:
         return Frozen(weights, graph)
 
 
-def freeze(graph: Graph) -> Frozen:
-    """Return a graph cut into its weights and the rest.
+def freeze(graph: Graph, half: np.dtype | None = None) -> Frozen:
+    """Return a graph cut into its weights and the rest; contractions read ``half``, a 16-bit type, where it is given.
 
     Raises
     ------
@@ -180,4 +206,4 @@ def freeze(graph: Graph) -> Frozen:
         raise TraceError(
             f"{graph.name}: inference cannot change state, but this changes {state.name}; use model.eval()"
         )
-    return _Freezer(graph).run()
+    return _Freezer(graph).run(half)

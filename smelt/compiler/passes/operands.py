@@ -7,6 +7,7 @@ multiplied in float32.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from smelt import ops
@@ -73,7 +74,7 @@ class Operands:
         """Let a contraction read 16-bit operands in float32: converting them once is less than at every use."""
         for i in (0, 1):
             x = self.p.operand(node, i)
-            if is_half(x.dtype):
+            if is_half(x.dtype) and x.kind != "state":  # weights of inference are converted as they are loaded
                 if x not in self._wide:
                     order = order_of(x.shape, self.p.storage[x].strides)
                     spec = Spec(x.shape, FLOAT32, x.spec.rows)
@@ -141,12 +142,16 @@ class Operands:
         if key not in self._paired:
             strides, size = dense_pairs(x.shape, order, axis)
             buffer = Buffer(f"t{self.assign.next_number()}", short_dtype(x.dtype), size, "arena")
-            self.p.buffers.append(buffer)
             self._paired[key] = self._delivered(x, Storage(buffer, strides, 0, axis))
         return self._paired[key]
 
     def _delivered(self, x: Node, storage: Storage) -> Node:
         """Let the kernel that computes ``x`` store it in pairs as well, if it can, else a copy."""
+        if x.kind == "state" and len(self.f.consumers[x]) == 1:  # a weight of inference lies as it is read
+            there = self.p.storage[x].buffer
+            buffer = Buffer(there.name, there.dtype, storage.buffer.size, there.kind, there.slot)
+            self.p.storage[x] = replace(storage, buffer=buffer)
+            return x
         base, axes = x, list(range(len(x.shape)))
         while base.opname == "permute":  # axes[i]: the axis of x that is axis i of the base
             inverse = {old: new for new, old in enumerate(base.attrs["axes"])}
