@@ -18,6 +18,7 @@ class Isa:
 
     ``vector_bytes`` is the widest useful vector, ``registers`` the number of vector registers. ``bf16`` says that it
     rounds to bfloat16 and adds up products of pairs of them in one instruction each, ``f16`` that it converts float16.
+    A language without vectors computes a ``block`` of results in one innermost loop instead, on one thread.
     """
 
     name: str
@@ -28,10 +29,21 @@ class Isa:
     registers: int
     bf16: bool = False
     f16: bool = True
+    block: int = 0
 
     def lanes(self, dtype: str) -> int:
         """Return how many elements of ``dtype`` one vector holds."""
         return max(1, self.vector_bytes // max(ITEMSIZE[dtype], 4))
+
+    def width(self, dtype: str, extent: int) -> int:
+        """Return how many of ``extent`` contiguous results are computed together: a vector, or a block without rest."""
+        if not self.block:
+            return self.lanes(dtype)
+        widest = max(w for w in range(1, self.block + 1) if extent % w == 0)
+        return widest if widest * 4 >= min(self.block, extent) else self.block
+
+
+PLAIN_C = Isa("c", "", "", "", vector_bytes=4, registers=16, block=64)
 
 
 @functools.cache

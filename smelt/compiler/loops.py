@@ -146,7 +146,7 @@ class Operand:
 
 @dataclass(eq=False, slots=True)
 class Let:
-    """Define an integer variable: ``min`` (a, b), or ``muldiv`` a * b // c."""
+    """Define an integer variable: ``min`` (a, b), ``max`` (a, b), or ``muldiv`` a * b // c."""
 
     var: str
     op: str
@@ -359,7 +359,7 @@ class Builder:
         return name if n == 0 else f"{name}{n}"
 
     def let(self, name: str, op: str, *args: AnyIndex) -> Index:
-        """Define an integer variable by ``min`` or ``muldiv``."""
+        """Define an integer variable by ``min``, ``max`` or ``muldiv``."""
         name = self.fresh(name)
         self._stack[-1].append(Let(name, op, tuple(as_index(a) for a in args)))
         return var(name)
@@ -419,7 +419,7 @@ def _format(body: list[Stmt], pad: str) -> Iterator[str]:
     for s in body:
         if isinstance(s, Let):
             a = [str(x) for x in s.args]
-            text = f"min({a[0]}, {a[1]})" if s.op == "min" else f"{a[0]}*{a[1]}//{a[2]}"
+            text = f"{a[0]}*{a[1]}//{a[2]}" if s.op == "muldiv" else f"{s.op}({a[0]}, {a[1]})"
             yield f"{pad}{s.var} = {text}"
         elif isinstance(s, If):
             yield f"{pad}if {s.left} < {s.right}:"

@@ -22,6 +22,8 @@ from smelt.compiler.lower.call import lower_call
 from smelt.compiler.lower.contract import lower_contract
 from smelt.compiler.lower.map import lower_fill, lower_map
 from smelt.compiler.lower.reduce import lower_reduce
+from smelt.compiler.lower.serial import lower_serial_contract
+from smelt.compiler.passes.clip import clip_padding
 from smelt.compiler.passes.fuse import Group, fuse
 from smelt.compiler.passes.memory import format_memory, plan_memory
 from smelt.compiler.passes.schedule import Task, schedule
@@ -118,17 +120,50 @@ def lower(
     of zeros are ``zeroed`` once, before the first run, or else in every run: they take a place of their own for it.
     Without ``fused``, there is a kernel for each operation.
     """
+    made = kernels_of(graph, state_strides, isa, zeroed, fused)
+    phases = schedule(made.all())
+    if apart:
+        phases = [[k] for phase in phases for k in phase]
+    of = {group: [t.kernel for t in tasks] for group, tasks in made.tasks.items()}
+    return Lowered(made.graph, made.plan, phases, plan_memory(phases), apart, of)
+
+
+@dataclass
+class Made:
+    """A simplified graph, where everything in it lies, and its kernels with what must run before each."""
+
+    graph: Graph
+    plan: Plan
+    tasks: dict[Group, list[Task]]
+    fills: list[Task]
+
+    def all(self) -> list[Task]:
+        """Return all kernels."""
+        return [*self.fills, *(t for tasks in self.tasks.values() for t in tasks)]
+
+
+def kernels_of(
+    graph: Graph,
+    state_strides: dict[Node, tuple[int, ...] | None],
+    isa: Isa,
+    zeroed: bool = False,
+    fused: bool = True,
+) -> Made:
+    """Return the kernels of a graph, not yet in order."""
     simple = simplify(graph, pairs=isa.bf16)
+    if isa.block:
+        simple = clip_padding(simple)
     fusion = fuse(simple, fused)
     plan = plan_storage(fusion, state_strides, isa)
     first = len(graph.inputs) + len(graph.outputs) + len(graph.states) + len(plan.arrays)
     plan.calls = {node.attrs["call"]: first + 2 * i for i, node in enumerate(calls(graph))}
     tasks: dict[Group, list[Task]] = {}
     loads: dict[Task, set[Node]] = {}
+    lowering = {**_LOWER, "contract": lower_serial_contract} if isa.block else _LOWER
     for group in plan.groups():
         if group not in plan.stores:
             continue
-        kernels, used = _LOWER[group.kind](plan, group, isa, _name(group))
+        kernels, used = lowering[group.kind](plan, group, isa, _name(group))
         for kernel in kernels:
             kernel.note = _note(group)
             kernel.lines, kernel.layers = _origins(group.members())
@@ -149,11 +184,7 @@ def lower(
         kernel.lines, kernel.layers = _origins([node])
         fills[node] = Task(kernel)
     _connect(plan, tasks, loads, fills)
-    phases = schedule([*fills.values(), *(t for group in tasks.values() for t in group)])
-    if apart:
-        phases = [[k] for phase in phases for k in phase]
-    of = {group: [t.kernel for t in made] for group, made in tasks.items()}
-    return Lowered(simple, plan, phases, plan_memory(phases), apart, of)
+    return Made(simple, plan, tasks, list(fills.values()))
 
 
 def _connect(plan: Plan, tasks: dict[Group, list[Task]], loads: dict[Task, set[Node]], fills: dict[Node, Task]) -> None:

@@ -1,5 +1,6 @@
 """Networks in the forms that other programs run: a module in; files out."""
 
+from smelt.export.c99.export import c
 from smelt.onnx.writer.export import export as onnx
 
-__all__ = ["onnx"]
+__all__ = ["c", "onnx"]

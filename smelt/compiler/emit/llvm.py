@@ -198,9 +198,9 @@ class _Function:
     def _let(self, s: Let) -> None:
         a = [self.integer(x) for x in s.args]
         self.scopes[-1].vars.add(s.var)
-        if s.op == "min":
-            self.module.declare("i64 @llvm.smin.i64(i64, i64)")
-            self._line(f"%{s.var} = call i64 @llvm.smin.i64(i64 {a[0]}, i64 {a[1]})")
+        if s.op in ("min", "max"):
+            self.module.declare(f"i64 @llvm.s{s.op}.i64(i64, i64)")
+            self._line(f"%{s.var} = call i64 @llvm.s{s.op}.i64(i64 {a[0]}, i64 {a[1]})")
         elif s.op == "muldiv":
             product = self._temp()
             self._line(f"{product} = mul nsw i64 {a[0]}, {a[1]}")

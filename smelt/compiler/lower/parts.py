@@ -22,7 +22,8 @@ class Part:
     """One nest of loops: axes by name, their extents and strides, and where results go.
 
     ``out`` gives the logical coordinates of the result in terms of the axes' variables; ``lane_axis`` is the result's
-    axis along which lanes run.
+    axis along which lanes run. ``clip`` gives for an axis of taps (row axis, stride, padding in front, size): of a row,
+    only the taps count that fall into the image; the others would read its padding, which is not in memory.
     """
 
     a: Storage
@@ -39,6 +40,7 @@ class Part:
     batch: dict[str, int] = field(default_factory=dict)  # axes that follow the batch, with rows per sample
     a_first: int = 0
     b_first: int = 0
+    clip: dict[str, tuple[str, int, int, int]] = field(default_factory=dict)
     pair: str = ""  # the axis of the ks of which two neighbours are multiplied at once
     registers: int = 16
 
@@ -92,17 +94,23 @@ def conv2d_parts(plan: Plan, node: Node) -> list[Part]:
     right = {"kh": sw.strides[2], "kw": sw.strides[3]}
     extent = {"n": n, "y": oh, "x": ow, "kh": kh, "kw": kw}
     batch = _batch(x.spec.rows, 0, "n")
+    clip, first = {}, 0
+    if "clip" in a:
+        top, at_left = a["clip"]
+        clip = {"kh": ("y", th, top, x.shape[2]), "kw": ("x", tw, at_left, x.shape[3])}
+        first = -top * sx.strides[2] - at_left * sx.strides[3]
     if groups == o and i == 1:
         left["c"], right["c"], extent["c"] = sx.strides[1], sw.strides[0], o
         out = (var("n"), var("c"), var("y"), var("x"))
-        return [Part(sx, sw, [], ["n", "y", "x"], ["kh", "kw"], "c", extent, left, right, out, 1, batch)]
+        rows, ks = ["n", "y", "x"], ["kh", "kw"]
+        return [Part(sx, sw, [], rows, ks, "c", extent, left, right, out, 1, batch, first, clip=clip)]
     per = o // groups
     left |= {"ic": sx.strides[1], "g": sx.strides[1] * i}
     right |= {"ic": sw.strides[1], "c": sw.strides[0], "g": sw.strides[0] * per}
     extent |= {"ic": i, "c": per, "g": groups}
     out = (var("n"), var("g") * per + var("c"), var("y"), var("x"))
     ks = ["kh", "kw", "ic"]
-    return [Part(sx, sw, ["g"], ["n", "y", "x"], ks, "c", extent, left, right, out, 1, batch)]
+    return [Part(sx, sw, ["g"], ["n", "y", "x"], ks, "c", extent, left, right, out, 1, batch, first, clip=clip)]
 
 
 def conv2d_input_grad_parts(plan: Plan, node: Node) -> list[Part]:

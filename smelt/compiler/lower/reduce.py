@@ -65,6 +65,8 @@ class ReduceLowering:
         lane = max(range(len(self.full)), key=lambda a: weight[a], default=None)
         if lane is None or weight[lane] == 0 or (self.roots[0].opname == "argmax" and lane in self.axes):
             lane = None
+        if lane in self.axes and self.isa.block:
+            lane = None  # without vectors, a sum of several partial sums is quicker
         if lane is not None and self.rows is not None and lane == self.rows.axis:
             lane = None  # a short batch must not be read beyond its end
         return lane, order
@@ -279,7 +281,7 @@ class ReduceLowering:
         return units
 
     def _lanes(self, axis: int, coords: dict[int, Index], body) -> None:  # type: ignore[no-untyped-def]
-        size, wide = self.full[axis], self.isa.lanes(self.dtype)
+        size, wide = self.full[axis], self.isa.width(self.dtype, self.full[axis])
         if size >= wide:
             with self.b.loop(f"i{axis}", 0, size - size % wide, wide) as i:
                 body({**coords, axis: i}, wide)
@@ -288,7 +290,7 @@ class ReduceLowering:
 
     def _lane_blocks(self, axis: int, body) -> Range:  # type: ignore[no-untyped-def]
         """Share vectors of results among the threads; the remainder belongs to the last unit."""
-        size, wide = self.full[axis], self.isa.lanes(self.dtype)
+        size, wide = self.full[axis], self.isa.width(self.dtype, self.full[axis])
         whole = size - size % wide
         if whole:
             stop = self.b.let("stop", "min", var("hi") * wide, whole)

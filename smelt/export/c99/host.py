@@ -1,0 +1,101 @@
+"""Run exported C on this machine: the files of a network in; a function on arrays out."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from smelt.errors import ExportError, ShapeError, at_user_line
+from smelt.export.c99.header import Form
+from smelt.export.c99.network import Network
+from smelt.ops.primitive import short_dtype
+
+COMPILERS = ("cc", "gcc", "clang", "tcc")
+STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror")
+SECONDS = 300  # a compiler may take
+NUMPY: dict[str, np.dtype] = {
+    short_dtype(np.dtype(name)): np.dtype(name)
+    for name in ("float32", "float64", "int32", "uint32", "int64", "uint8", "int8", "bool")
+}
+
+
+def compiler() -> str | None:
+    """Return the first C compiler that is installed, or None."""
+    return next((found for name in COMPILERS if (found := shutil.which(name))), None)
+
+
+def build(command: Sequence[str]) -> None:
+    """Run a compiler.
+
+    Raises
+    ------
+    ExportError
+        When it fails: with the first line it says.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as e:
+        raise ExportError(at_user_line(f"c: {os.path.basename(command[0])} did not run: {e}")) from None
+    if done.returncode:
+        said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
+        raise ExportError(at_user_line(f"c: {os.path.basename(command[0])} ended with {done.returncode}: {said}"))
+
+
+class HostNetwork:
+    """An exported network, compiled for this machine and loaded into this process; not for several threads at once.
+
+    It takes one array per input, with the batch, and returns a list of arrays, one per output.
+    """
+
+    def __init__(self, net: Network, form: Form, files: dict[str, str], flags: Sequence[str], cc: str | None) -> None:
+        cc = cc or compiler()
+        if cc is None:
+            raise ExportError(at_user_line(f"c: no C compiler was found, expected one of {', '.join(COMPILERS)}"))
+        self._net, self._form = net, form
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                with open(os.path.join(folder, name), "w") as file:
+                    file.write(content)
+            base = os.path.join(folder, form.name)
+            library = ["-lm"] if net.unit.needs.math else []
+            build([cc, *flags, "-shared", "-fPIC", f"{base}.c", "-o", f"{base}.so", *library])
+            self._library = ctypes.CDLL(f"{base}.so")
+        self._run = self._function("run")
+        self._memory = np.zeros(max(net.serial.arena_bytes, 1), np.uint8)
+        self._arena = [self._memory.ctypes.data] if net.serial.arenas and form.arena == "caller" else []
+
+    def _function(self, name: str, result: type | None = None) -> Callable[..., int]:
+        function = getattr(self._library, f"{self._form.name}_{name}")
+        function.restype = result
+        return lambda *addresses: function(*map(ctypes.c_void_p, addresses))
+
+    def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """Run the network once.
+
+        Raises
+        ------
+        ShapeError
+            When an input has another shape or dtype.
+        """
+        expected = [(e.shape, NUMPY[e.dtype]) for e in self._net.inputs]
+        given = [np.ascontiguousarray(x) for x in inputs]
+        if [(x.shape, x.dtype) for x in given] != expected:
+            found = ", ".join(f"{x.dtype}{list(x.shape)}" for x in given)
+            wanted = ", ".join(f"{np.dtype(d)}{list(s)}" for s, d in expected)
+            raise ShapeError(at_user_line(f"{self._form.name}: expected {wanted}, received {found or 'nothing'}"))
+        outputs = [np.zeros(e.shape, NUMPY[e.dtype]) for e in self._net.outputs]
+        if not self._form.ends:
+            self._run(*(a.ctypes.data for a in (*given, *outputs)), *self._arena)
+            return outputs
+        for end, x in zip(self._net.inputs, given, strict=True):
+            ctypes.memmove(self._function(end.name, ctypes.c_void_p)(*self._arena), x.ctypes.data, x.nbytes)
+        self._run(*self._arena)
+        for end, y in zip(self._net.outputs, outputs, strict=True):
+            ctypes.memmove(y.ctypes.data, self._function(end.name, ctypes.c_void_p)(*self._arena), y.nbytes)
+        return outputs
