@@ -136,9 +136,9 @@ static void k3(const float *restrict p0, const float *restrict p1, const float *
 
 void small_run(const float *x, float *y, small_arena *arena)
 {
-  k0(x, c0, c1, arena->f32); /* conv2d  add  relu */
-  k1(arena->f32, arena->f32 + 32); /* max_pool2d */
-  k2(arena->f32 + 32, arena->f32); /* copy */
-  k3(arena->f32, c2, c3, y); /* matmul  add */
+  k0(x, c0, c1, arena->f32); /* conv2d add relu - 0 Conv2d 1 ReLU */
+  k1(arena->f32, arena->f32 + 32); /* max_pool2d - 2 MaxPool2d */
+  k2(arena->f32 + 32, arena->f32); /* copy - 2 MaxPool2d */
+  k3(arena->f32, c2, c3, y); /* matmul add - 4 Linear */
 }
 

@@ -117,7 +117,8 @@ def of_graph(graph: Graph, states: list[np.ndarray], titles: Sequence[str], ends
     calls = []
     for k in serial.kernels:
         function, buffers = unit.add(k)
-        calls.append(Call(function, tuple(buffers), comment(f"{k.note}  {' '.join(k.layers)}").strip(), k.macs))
+        what, where = k.note.replace(" + ", " "), " ".join(k.layers)
+        calls.append(Call(function, tuple(buffers), comment(f"{what} - {where}" if where else what), k.macs))
     return Network(
         comment(graph.name),
         _ends("x", titles, frozen.graph.inputs, serial),
