@@ -270,14 +270,12 @@ def _count(model: Module, shape: tuple[int, ...], tracer: CallTracer, graph: Gra
 
 
 def _folds(tracer: CallTracer, graph: Graph) -> dict[Call, Call]:
-    """Return the calls of batch normalization that alone read the result of a layer, and the calls of those layers."""
-    readers: dict[Node, int] = dict.fromkeys(graph.outputs, 2)
-    for node in graph.nodes():
-        for i in set(node.inputs):
-            readers[i] = readers.get(i, 0) + 1
+    """Return the calls of batch normalization of which inference leaves nothing, and the calls of the layers before."""
+    left = {n.layer for n in freeze(graph).graph.nodes()}
     layers = {c.results[0]: c for c in tracer.calls if isinstance(c.module, (Conv1d, Conv2d, Linear))}
     norms = [c for c in tracer.calls if isinstance(c.module, (BatchNorm1d, BatchNorm2d))]
-    return {c: layers[c.inputs[0]] for c in norms if c.inputs[0] in layers and readers[c.inputs[0]] == 1}
+    gone = [c for c in norms if f"{c.path} {type(c.module).__name__}".lstrip() not in left]
+    return {c: layers[c.inputs[0]] for c in gone if c.inputs[0] in layers}
 
 
 def _macs(node: Node) -> int:

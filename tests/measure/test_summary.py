@@ -76,8 +76,9 @@ def test_only_what_can_be_folded_is() -> None:
             y = self.conv(x)
             return self.norm(y) + y
 
-    for model in (nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1)), Twice()):
-        counted = summary(model, (2, 4, 4), folded=True)
+    other_axis = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(2))
+    for model in (nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1)), Twice(), other_axis):
+        counted = summary(model, (2, 4) if model is other_axis else (2, 4, 4), folded=True)
         assert counted.folded == 0 and counted.buffers and "folded" not in str(counted)
         assert counted.parameters == sum(p.size for p in model.parameters())
 
@@ -95,13 +96,14 @@ def test_the_peak_is_the_arena_of_inference() -> None:
 
 
 def test_folded_parameters_are_those_of_the_frozen_graph() -> None:
-    for name in ("ds_cnn", "resnet8", "autoencoder"):
-        model = models.MODELS[name]()
+    cases = [(models.MODELS[name](), models.INPUT_SHAPES[name]) for name in ("ds_cnn", "resnet8", "autoencoder")]
+    cases.append((nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8, affine=False)), (3, 8, 8)))
+    for model, shape in cases:
         fast = model.compile()
-        fast(np.zeros((1, *models.INPUT_SHAPES[name]), np.float32))
+        fast(np.zeros((1, *shape), np.float32))
         kept = sum(s.spec.size for s in fast.graph.states)
-        counted = summary(model, models.INPUT_SHAPES[name], folded=True, plan=False)
-        assert counted.parameters + counted.buffers == kept
+        counted = summary(model, shape, folded=True, plan=False)
+        assert counted.folded and counted.parameters + counted.buffers == kept
 
 
 def test_the_batch_multiplies_macs_and_activations_only() -> None:
