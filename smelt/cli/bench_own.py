@@ -9,7 +9,8 @@ from smelt.cli.bench import described, known_models, milliseconds, print_table, 
 from smelt.cli.output import Output
 from smelt.measure.bench import Comparison, default_work, timeline
 from smelt.measure.bench.first_call import first_calls, import_time
-from smelt.measure.machine import inspect_machine, load
+from smelt.measure.machine import inspect_machine
+from smelt.measure.system import load
 
 CALL_HEAD = ("network, batch", "", "first call, empty cache, ms", "first call, full cache, ms", "second call, ms")
 STAGE_HEAD = ("stage", "threads", "ms per step", "quartiles", "of before", "of first")

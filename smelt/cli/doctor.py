@@ -24,7 +24,7 @@ def report(machine: Machine) -> list[str]:
     rows = [
         ("smelt", f"{machine.smelt}, Python {machine.python}, {machine.system}"),
         ("processor", machine.processor),
-        ("SIMD", f"{machine.simd}, vectors of {machine.vector_bits} bits; LLVM calls the processor {machine.llvm_cpu}"),
+        ("SIMD", _simd(machine)),
         *((f"L{c['level']} {c['kind']}", _cache(c)) for c in machine.caches),
         ("processors", f"{machine.logical_processors} logical, {machine.affinity} allowed, container quota {quota}"),
         ("threads", f"{machine.threads} in a compiled step"),
@@ -35,6 +35,8 @@ def report(machine: Machine) -> list[str]:
     measured = [
         ("arithmetic, 1 thread", machine.peak_gflops_one_thread, "GFLOP/s float32 (fused multiply-add)"),
         (f"arithmetic, {machine.threads} threads", machine.peak_gflops_all_threads, "GFLOP/s float32"),
+        (f"bfloat16, {machine.threads} threads", machine.peak_gflops_bfloat16, "GFLOP/s, summed in float32"),
+        *((f"{name} cache", value, "GB/s (triad, all threads)") for name, value in machine.cache_gb_per_s.items()),
         ("memory", machine.bandwidth_gb_per_s, "GB/s (triad, all threads)"),
         ("NumPy's matrix product", machine.numpy_matmul_gflops, "GFLOP/s float32, 768 × 768"),
     ]
@@ -43,6 +45,12 @@ def report(machine: Machine) -> list[str]:
         lines += ["", "measured now"]
         lines += [f"  {name:<23} {value:8.1f} {unit}" for name, value, unit in measured if value is not None]
     return lines + [f"warning: {w}" for w in machine.warnings]
+
+
+def _simd(machine: Machine) -> str:
+    products = ", products of bfloat16" if machine.bfloat16 else ""
+    words = f"{machine.simd}, vectors of {machine.vector_bits} bits{products}"
+    return f"{words}; LLVM calls the processor {machine.llvm_cpu}"
 
 
 def _from_home(folder: str) -> str:

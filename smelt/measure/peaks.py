@@ -25,7 +25,7 @@ ROUNDS = 20_000
 LEAST_BYTES, MOST_BYTES = 64 << 20, 256 << 20  # of each of the three arrays of the triad
 
 
-def peak_flops(threads: int = 1, seconds: float = 0.15) -> float:
+def peak_flops(threads: int = 1, seconds: float = 0.15, paired: bool = False) -> float:
     """Return float32 operations per second of fused multiply-adds in registers; each is two operations.
 
     Parameters
@@ -34,6 +34,8 @@ def peak_flops(threads: int = 1, seconds: float = 0.15) -> float:
         Threads that run at the same time.
     seconds : float, default 0.15
         How long to measure; the best repetition counts.
+    paired : bool, default False
+        Whether to measure sums of products of two pairs of bfloat16 instead: four operations in each lane.
 
     Examples
     --------
@@ -43,9 +45,9 @@ def peak_flops(threads: int = 1, seconds: float = 0.15) -> float:
     isa = host()
     lanes, chains = isa.lanes("f32"), 12 if isa.registers <= 16 else 24
     out = Buffer("out", "f32", UNITS * lanes, "output", 0)
-    kernel = _fma_kernel(isa, out, chains)
+    kernel = _fma_kernel(isa, out, chains, paired)
     result = np.zeros(out.size, np.float32)
-    return 2 * UNITS * ROUNDS * chains * lanes / _best_time(kernel, [result], threads, seconds)
+    return (4 if paired else 2) * UNITS * ROUNDS * chains * lanes / _best_time(kernel, [result], threads, seconds)
 
 
 def bandwidth(threads: int = 1, last_cache: int = 0, seconds: float = 0.3) -> float:
@@ -101,14 +103,15 @@ def matmul_flops(size: int = 768, seconds: float = 0.4) -> float:
     return 2 * size**3 / _best(lambda: np.matmul(a, a, out=out), seconds)
 
 
-def _fma_kernel(isa: Isa, out: Buffer, chains: int) -> Kernel:
+def _fma_kernel(isa: Isa, out: Buffer, chains: int, paired: bool = False) -> Kernel:
     lanes = isa.lanes("f32")
     b = Builder("fma")
     factor, term = b.const(0.999, "f32", lanes), b.const(0.001, "f32", lanes)
+    pair = b.const(0x3A803A80, "pair", lanes)  # 2**-10 twice
     with b.loop("u", var("lo"), var("hi")) as u:
         first = [b.index(u + i, "f32", lanes) for i in range(chains)]
         with b.carry("i", 0, ROUNDS, first) as (_, values):
-            values[:] = [b.op("fma", v, factor, term) for v in values]
+            values[:] = [b.op("dot", v, pair, pair) if paired else b.op("fma", v, factor, term) for v in values]
         total = values[0]
         for v in values[1:]:
             total = b.op("add", total, v)

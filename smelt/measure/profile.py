@@ -25,8 +25,8 @@ from smelt.compiler.isa import host
 from smelt.compiler.loops import short_name
 from smelt.compiler.program import Lowered, module_text
 from smelt.measure import perf_map, picture, trace
-from smelt.measure.machine import busy_warning
 from smelt.measure.roofline import Ceilings, measured_ceilings
+from smelt.measure.system import busy_warning
 from smelt.measure.work import distances, work
 from smelt.nn.calls import leaves
 from smelt.runtime import workers
@@ -438,7 +438,7 @@ def _kernels(
         flops, nbytes = round(did.flops * times), round(did.bytes * times)
         threads = ceilings.threads if lowered.apart else min(k.range.units(rows), ceilings.threads)
         traffic = [(round(n * times), distance * apart) for n, distance in moved]
-        place = ceilings.place(1e-6 * slow, flops, traffic, threads)
+        place = ceilings.place(1e-6 * slow, flops, traffic, threads, round(did.paired * times))
         out.append(
             KernelTime(
                 k.name,

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from smelt.measure.machine import caches
+from smelt.compiler.isa import host
 from smelt.measure.peaks import bandwidth, cache_bandwidth, peak_flops
+from smelt.measure.system import caches
 
 LEAST = 0.25  # of a ceiling; a kernel that reaches less of either is held up by something else
 _FREE = 0.75  # of a cache; the rest holds code, stacks and what other programs do
@@ -42,17 +43,24 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the machine reaches with some threads: operations per second, and levels of memory, the fastest first."""
+    """What the machine reaches with some threads.
+
+    ``flops`` are operations per second of fused multiply-adds, ``paired_flops`` those of sums of products of pairs of
+    bfloat16, where there is an instruction for them; ``levels`` of memory come with the fastest first.
+    """
 
     threads: int
     flops: float
     levels: tuple[Level, ...]
+    paired_flops: float | None = None
 
     def level(self, nbytes: int) -> Level:
         """Return the fastest level that holds ``nbytes``, beside other things."""
         return next((v for v in self.levels if v.bytes is None or nbytes <= _FREE * v.bytes), self.levels[-1])
 
-    def place(self, seconds: float, flops: int, moved: Sequence[tuple[int, int]], threads: int) -> Place:
+    def place(
+        self, seconds: float, flops: int, moved: Sequence[tuple[int, int]], threads: int, paired: int = 0
+    ) -> Place:
         """Return what bounds a kernel.
 
         Parameters
@@ -60,12 +68,14 @@ class Ceilings:
         seconds : float
             Its time.
         flops : int
-            Operations it executes, in those of float32: see :attr:`smelt.measure.work.Work.slots`.
+            Operations it executes.
         moved : sequence of (int, int)
             Bytes it moves, and how many were moved since these were last touched: the level that holds as many is the
             one they come from.
         threads : int
             Threads that have a share of it; the ceiling of operations is theirs.
+        paired : int, default 0
+            How many of the operations are those of products of pairs of bfloat16.
 
         Examples
         --------
@@ -81,7 +91,8 @@ class Ceilings:
         for nbytes, distance in moved:
             level = self.level(distance)
             times[level.name] = times.get(level.name, 0.0) + nbytes / level.bandwidth
-        compute = flops / (self.flops * max(threads, 1) / self.threads)
+        arithmetic = (flops - paired) / self.flops + paired / (self.paired_flops or self.flops)
+        compute = arithmetic * self.threads / max(threads, 1)
         memory = sum(times.values())
         share = max(compute, memory) / seconds if seconds else 0.0
         bound = "latency" if share < LEAST else ("compute" if compute >= memory else "memory")
@@ -90,7 +101,8 @@ class Ceilings:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-able values, in GFLOP/s and GB/s."""
         levels = [{"name": v.name, "bytes": v.bytes, "gb_per_s": round(v.bandwidth / 1e9, 1)} for v in self.levels]
-        return {"threads": self.threads, "gflops": round(self.flops / 1e9, 1), "levels": levels}
+        paired = None if self.paired_flops is None else round(self.paired_flops / 1e9, 1)
+        return {"threads": self.threads, "gflops": round(self.flops / 1e9, 1), "gflops_bf16": paired, "levels": levels}
 
     def __str__(self) -> str:
         levels = ", ".join(f"{v.name} {v.bandwidth / 1e9:.0f}" for v in self.levels)
@@ -107,4 +119,5 @@ def measured_ceilings(threads: int) -> Ceilings:
         size = cache["bytes"] * -(-threads // (cache["shared_by"] or 1))
         levels.append(Level(f"L{cache['level']}", size, cache_bandwidth(threads, size)))
     levels.append(Level("memory", None, bandwidth(threads, last)))
-    return Ceilings(threads, peak_flops(threads), tuple(levels))
+    paired = peak_flops(threads, paired=True) if host().bf16 else None
+    return Ceilings(threads, peak_flops(threads), tuple(levels), paired)

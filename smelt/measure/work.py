@@ -35,11 +35,6 @@ class Work:
     writes: dict[Buffer, int] = field(default_factory=dict)
 
     @property
-    def slots(self) -> int:
-        """Operations of float32 that would take as long: a product of pairs does four in the time of two."""
-        return self.flops - self.paired // 2
-
-    @property
     def bytes(self) -> int:
         """Bytes read and written."""
         return sum(self.reads.values()) + sum(self.writes.values())

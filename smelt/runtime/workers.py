@@ -171,15 +171,29 @@ def team() -> Team:
     return _team
 
 
+def cpu_quota(root: str = "/sys/fs/cgroup") -> float | None:
+    """Return the processors a container's quota allows (control groups of version 2 or 1), or None without one."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = _words(f"{root}/cpu.max")
+        return None if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        ((quota,), (period,)) = (_words(f"{root}/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
+        return None if int(quota) <= 0 else int(quota) / int(period)
+    return None
+
+
+def _words(path: str) -> list[str]:
+    with open(path) as f:
+        return f.read().split()
+
+
 @functools.cache
 def default_threads() -> int:
     """Return the processors this process may use: its affinity, limited by a container's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        with open("/sys/fs/cgroup/cpu.max") as f:
-            quota, period = f.read().split()
-        if quota != "max":
-            count = min(count, max(1, int(quota) // int(period)))
+    quota = cpu_quota()
+    if quota is not None:
+        count = min(count, int(quota))
     return max(1, min(count, MAX_THREADS))
 
 

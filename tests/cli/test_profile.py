@@ -21,7 +21,7 @@ from .small import RECIPE, Smelt
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Do not measure the machine for these."""
-    monkeypatch.setattr(roofline, "peak_flops", lambda threads: 1e11)
+    monkeypatch.setattr(roofline, "peak_flops", lambda threads, paired=False: 1e11)
     monkeypatch.setattr(roofline, "bandwidth", lambda threads, last: 1e10)
     monkeypatch.setattr(roofline, "cache_bandwidth", lambda threads, size: 1e11)
     roofline.measured_ceilings.cache_clear()

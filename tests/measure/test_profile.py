@@ -173,11 +173,13 @@ def test_bounds() -> None:
     assert MACHINE.place(1e-3, 0, [(100_000_000, 5 << 20)], 2) == ("memory", 0.5, "L3")
     assert MACHINE.place(1e-3, 0, [(40_000_000, 31 << 20)], 2) == ("memory", 0.8, "memory")
     assert MACHINE.place(1e-3, 100_000, [(1000, 100)], 2).bound == "latency"
+    fast = Ceilings(2, 200e9, MACHINE.levels, 400e9)  # a third of the operations at twice the rate
+    assert fast.place(1e-3, 150_000_000, [], 2, paired=50_000_000) == ("compute", 0.625, "L2")
     assert MACHINE.place(0.0, 0, [], 2) == ("latency", 0.0, "L2")
 
 
 def test_ceilings_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roofline, "peak_flops", lambda threads: 1e9 * threads)
+    monkeypatch.setattr(roofline, "peak_flops", lambda threads, paired=False: 1e9 * threads * (1 + paired))
     monkeypatch.setattr(roofline, "bandwidth", lambda threads, last: float(last))
     monkeypatch.setattr(roofline, "cache_bandwidth", lambda threads, size: float(size))
     caches = [
@@ -189,7 +191,8 @@ def test_ceilings_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     roofline.measured_ceilings.cache_clear()
     try:
         got = roofline.measured_ceilings(3)
-        assert got.flops == 3e9 and roofline.measured_ceilings(3) is got
+        assert got.flops == 3e9 and got.paired_flops == (6e9 if host().bf16 else None)
+        assert roofline.measured_ceilings(3) is got
         assert [(v.name, v.bytes) for v in got.levels] == [("L2", 3 << 20), ("L3", 16 << 20), ("memory", None)]
         assert [got.level(n).name for n in (1 << 20, 10 << 20, 1 << 30)] == ["L2", "L3", "memory"]
     finally:

@@ -15,7 +15,8 @@ from smelt.measure.bench.networks import INFER, TRAIN
 from smelt.measure.bench.results import OURS, Comparison
 from smelt.measure.bench.stages import STAGES
 from smelt.measure.bench.turns import compare
-from smelt.measure.machine import Machine, inspect_machine, load
+from smelt.measure.machine import Machine, inspect_machine
+from smelt.measure.system import load
 
 PACKAGES: dict[str, dict[str, str]] = {
     "torch": {"torch": "torch"},
