@@ -179,7 +179,7 @@ def summary(suite: Suite) -> tuple[list[str], list[list[str]]]:
             best = c.best(library)
             cells.append(_cell(best) if best else "")
         ratio = c.ratio(c.peers[0]) if c.peers else None
-        body.append([*cells, "" if ratio is None else f"{ratio:.2f}"])
+        body.append([*cells, "no peer" if ratio is None else f"{ratio:.2f}"])
     return ["network, batch", *(f"{name}, ms" for name in libraries), "ratio to the best peer"], body
 
 
