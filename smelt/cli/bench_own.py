@@ -1,13 +1,13 @@
-"""``smelt bench compile`` and ``timeline``: networks in; times of first calls, and of the compiler's stages, out."""
+"""``smelt bench compile``, ``timeline`` and ``c``: networks in; times of Smelt in several forms out."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
 import smelt
-from smelt.cli.bench import described, known_models, milliseconds, print_table, remarks
+from smelt.cli.bench import described, known_models, milliseconds, print_table, remarks, show
 from smelt.cli.output import Output
-from smelt.measure.bench import Comparison, default_work, timeline
+from smelt.measure.bench import Comparison, default_work, exported, timeline
 from smelt.measure.bench.first_call import first_calls, import_time
 from smelt.measure.machine import inspect_machine
 from smelt.measure.system import load
@@ -44,6 +44,30 @@ def time_first_calls(models: str | None, batch: int | None, rounds: int, as_json
             "rounds": rounds,
             "import": asdict(imported),
             "first_calls": calls,
+        }
+    )
+
+
+def show_exported(models: str | None, rounds: int, as_json: bool) -> None:
+    """Print how long networks take as exported C, compiled by Smelt, and as naive loops in C."""
+    output = Output(as_json)
+    machine, before = inspect_machine(measure=False), load()
+    output.say(f"{described(machine)}, load {before:.2f} before")
+    output.say(f"one sample, one thread: median and quartiles of {rounds} rounds by turns")
+    comparisons = []
+    for network in known_models(models) or ["ds_cnn", "resnet8", "mobilenet_v1", "autoencoder"]:
+        found = exported(network, rounds)
+        output.say()
+        output.say(network)
+        show(found, output)
+        comparisons.append(found.to_dict())
+    output.result(
+        {
+            "command": "c",
+            "machine": machine.to_dict(),
+            "load_before": before,
+            "rounds": rounds,
+            "comparisons": comparisons,
         }
     )
 

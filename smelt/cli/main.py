@@ -269,6 +269,17 @@ def bench_timeline(**options: Any) -> None:
     show_timeline(**options)
 
 
+@bench.command("c")
+@click.option("--models", metavar="NAMES", help="Networks of the zoo: ds_cnn,resnet8.")
+@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Turns of each.")
+@_json
+def bench_c(**options: Any) -> None:
+    """Time exported C against the compiled model and against naive loops; needs a C compiler."""
+    from smelt.cli.bench_own import show_exported
+
+    show_exported(**options)
+
+
 @bench.command("infer")
 @_benchmark
 def bench_infer(**options: Any) -> None:

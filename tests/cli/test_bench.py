@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,13 @@ def test_ratios_are_against_the_best_peer() -> None:
 def test_what_makes_no_sense_is_refused(smelt_command: Smelt, option: str, value: str, said: str) -> None:
     done = smelt_command("bench", "train", option, value)
     assert done.status == 2 and said in done.error
+
+
+def test_exported_c_beside_the_compiled_model_and_naive_loops(smelt_command: Smelt) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler")
+    done = smelt_command("bench", "c", "--models", "lenet5", "--rounds", 1, "--json")
+    value = json.loads(done.out)
+    (comparison,) = value["comparisons"]
+    assert (value["command"], comparison["network"], comparison["skipped"]) == ("c", "lenet5", [])
+    assert {r["library"] for r in comparison["results"]} == {"smelt", "c", "naive c"}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -66,14 +68,7 @@ class HostNetwork:
             library = ["-lm"] if net.unit.needs.math else []
             build([cc, *flags, "-shared", "-fPIC", f"{base}.c", "-o", f"{base}.so", *library])
             self._library = ctypes.CDLL(f"{base}.so")
-        self._run = self._function("run")
         self._memory = np.zeros(max(net.serial.arena_bytes, 1), np.uint8)
-        self._arena = [self._memory.ctypes.data] if net.serial.arenas and form.arena == "caller" else []
-
-    def _function(self, name: str, result: type | None = None) -> Callable[..., int]:
-        function = getattr(self._library, f"{self._form.name}_{name}")
-        function.restype = result
-        return lambda *addresses: function(*map(ctypes.c_void_p, addresses))
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """Run the network once.
@@ -83,6 +78,12 @@ class HostNetwork:
         ShapeError
             When an input has another shape or dtype.
         """
+        run, outputs = self.bind(*inputs)
+        run()
+        return outputs
+
+    def bind(self, *inputs: np.ndarray) -> tuple[Callable[[], None], list[np.ndarray]]:
+        """Return a function that runs the network on these arrays, and the arrays it writes: for loops that measure."""
         expected = [(e.shape, NUMPY[e.dtype]) for e in self._net.inputs]
         given = [np.ascontiguousarray(x) for x in inputs]
         if [(x.shape, x.dtype) for x in given] != expected:
@@ -90,12 +91,25 @@ class HostNetwork:
             wanted = ", ".join(f"{np.dtype(d)}{list(s)}" for s, d in expected)
             raise ShapeError(at_user_line(f"{self._form.name}: expected {wanted}, received {found or 'nothing'}"))
         outputs = [np.zeros(e.shape, NUMPY[e.dtype]) for e in self._net.outputs]
+        arena = [self._memory] if self._net.serial.arenas and self._form.arena == "caller" else []
         if not self._form.ends:
-            self._run(*(a.ctypes.data for a in (*given, *outputs)), *self._arena)
-            return outputs
-        for end, x in zip(self._net.inputs, given, strict=True):
-            ctypes.memmove(self._function(end.name, ctypes.c_void_p)(*self._arena), x.ctypes.data, x.nbytes)
-        self._run(*self._arena)
-        for end, y in zip(self._net.outputs, outputs, strict=True):
-            ctypes.memmove(y.ctypes.data, self._function(end.name, ctypes.c_void_p)(*self._arena), y.nbytes)
-        return outputs
+            return self._function("run", *given, *outputs, *arena), outputs
+        places = [
+            self._function(end.name, *arena, result=ctypes.c_void_p) for end in (*self._net.inputs, *self._net.outputs)
+        ]
+        step = self._function("run", *arena)
+
+        def run() -> None:
+            for place, x in zip(places, given, strict=False):
+                ctypes.memmove(place(), x.ctypes.data, x.nbytes)
+            step()
+            for place, y in zip(places[len(given) :], outputs, strict=True):
+                ctypes.memmove(y.ctypes.data, place(), y.nbytes)
+
+        return run, outputs
+
+    def _function(self, name: str, *arrays: np.ndarray, result: type | None = None) -> Callable[[], Any]:
+        """Return a function of the library with the addresses of these arrays, which it keeps alive."""
+        function = getattr(self._library, f"{self._form.name}_{name}")
+        function.restype = result
+        return functools.partial(function, *(a.ctypes.data_as(ctypes.c_void_p) for a in arrays))

@@ -9,6 +9,6 @@ How a comparison is made fair:
 """
 
 from smelt.measure.bench.results import Comparison, Result, Skipped
-from smelt.measure.bench.suite import PEERS, Suite, default_work, timeline
+from smelt.measure.bench.suite import PEERS, Suite, default_work, exported, timeline
 
-__all__ = ["PEERS", "Comparison", "Result", "Skipped", "Suite", "default_work", "timeline"]
+__all__ = ["PEERS", "Comparison", "Result", "Skipped", "Suite", "default_work", "exported", "timeline"]

@@ -155,6 +155,19 @@ def timeline(network: str, batch: int, threads: int, rounds: int) -> Comparison:
     return compare(jobs, rounds)
 
 
+def exported(network: str, rounds: int) -> Comparison:
+    """Compare a network as exported C with itself compiled and with naive loops in C: one sample, one thread.
+
+    Parameters
+    ----------
+    network : str
+        Of the zoo.
+    rounds : int
+        How often all take their turn.
+    """
+    return compare([Job("infer", library, network, 1, 1) for library in (OURS, "c", "naive c")], rounds)
+
+
 def default_work(command: str, networks: Sequence[str], batch: int | None) -> list[tuple[str, int]]:
     """Return networks with their batches: by default those of the command, each with its own.
 

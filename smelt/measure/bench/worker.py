@@ -31,6 +31,8 @@ MODULES = {
     ("infer", "onnxruntime"): "smelt.measure.bench.infer_onnxruntime",
     ("infer", "openvino"): "smelt.measure.bench.infer_openvino",
     ("infer", "litert"): "smelt.measure.bench.infer_litert",
+    ("infer", "c"): "smelt.measure.bench.infer_c",
+    ("infer", "naive c"): "smelt.measure.bench.infer_c",
     ("timeline", "smelt"): "smelt.measure.bench.stages",
 }
 """Where the function ``prepare`` of each command and library is."""
