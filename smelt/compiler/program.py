@@ -153,7 +153,7 @@ def kernels_of(
     simple = simplify(graph, pairs=isa.bf16)
     if isa.block:
         simple = clip_padding(simple)
-    fusion = fuse(simple, fused)
+    fusion = fuse(simple, fused, pooling=not isa.block)
     plan = plan_storage(fusion, state_strides, isa)
     first = len(graph.inputs) + len(graph.outputs) + len(graph.states) + len(plan.arrays)
     plan.calls = {node.attrs["call"]: first + 2 * i for i, node in enumerate(calls(graph))}

@@ -170,3 +170,25 @@ def test_the_graph_that_is_run_can_be_looked_at() -> None:
     fast(np.zeros((1, 3), np.float32))
     assert [n.opname for n in fast.graph.nodes() if n.op is not None] == ["matmul", "add"]
     assert isinstance(fast, Inference) and len(fast.lowered().kernels) == 1
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "kernels"),
+    [
+        ((nn.Conv2d(1, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)), (1, 28, 28), 1),
+        ((nn.Conv2d(3, 20, 3), nn.MaxPool2d((1, 2)), nn.ReLU()), (3, 9, 10), 1),
+        ((nn.Conv2d(16, 7, 3), nn.AvgPool2d(2), nn.Tanh()), (16, 8, 6), 1),
+        ((nn.Conv2d(4, 16, 3), nn.MaxPool2d(3)), (4, 11, 11), 2),  # more pixels than a tile takes
+        ((nn.Conv2d(4, 16, 3), nn.MaxPool2d(2)), (4, 9, 9), 2),  # a row and a column that no window takes
+        ((nn.Conv2d(4, 16, 3), nn.MaxPool2d(2, 1)), (4, 8, 8), 2),  # windows that overlap
+    ],
+)
+def test_pooling_happens_on_the_tile_of_its_convolution(
+    layers: tuple[nn.Module, ...], shape: tuple[int, ...], kernels: int
+) -> None:
+    model = nn.Sequential(*layers)
+    fast = model.compile()
+    for rows in (1, 5):
+        x = batch(shape, rows)
+        np.testing.assert_allclose(fast(x).numpy(), model(x).numpy(), rtol=1e-5, atol=1e-5)
+        assert len([k for k in fast.lowered().kernels if "copy" not in k.note]) == kernels

@@ -8,18 +8,20 @@ stored. :mod:`smelt.compiler.lower.parts` says what rows, lanes and ks are in ea
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import ITEMSIZE, Builder, Index, Kernel, Range, Value, var
-from smelt.compiler.lower.evaluate import Evaluator, Point, accesses, pieces
+from smelt.compiler.lower.evaluate import Evaluator, Point, accesses, pieces, pixel
 from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
 from smelt.compiler.lower.parts import Part, describe
 from smelt.compiler.lower.sums import Sums
 from smelt.compiler.lower.tiles import DOT, MULTIPLY_ADD, Tile, choose_depthwise_tile, choose_tile
-from smelt.compiler.passes.fuse import Group
+from smelt.compiler.passes.fuse import POOLING, Group
 from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
 from smelt.ops.primitive import short_dtype
@@ -37,6 +39,16 @@ def _substitute(index: Index, at: dict[str, Index]) -> Index:
     for name, coef in index.terms:
         out = out + at.get(name, Index()) * coef
     return out
+
+
+def _at(
+    out: tuple[Index, ...], at: dict[str, Index], row: list[tuple[str, int]], lane: str, off: int
+) -> tuple[Index, ...]:
+    """Return the coordinates of a tile's result."""
+    here = dict(at)
+    for name, i in [*row, (lane, off)]:
+        here[name] = here.get(name, Index()) + i
+    return tuple(_substitute(c, here) for c in out)
 
 
 def _latency(p: Part) -> float:
@@ -83,9 +95,10 @@ class ContractLowering:
     def _probe(self, p: Part) -> list[Index]:
         builder = Builder("probe")
         e = Evaluator(self.plan, self.group, builder)
-        e.given = {self.root: builder.value(self.dtype, 1)}
-        point = Point(p.out, None, 1)
+        value = builder.value(self.dtype, 1)
+        e.given = {self.root: value, **{n: value for n in self.group.nodes if n.opname in POOLING}}
         for node, storage in self.stores:
+            point = Point(p.pooled if node.shape == self.group.pooled else p.out, None, 1)
             e.store(node, storage, point, e.full(node, point))
         return accesses(builder.body)
 
@@ -220,7 +233,7 @@ class ContractLowering:
         above = p.extent[rows[-2]] if len(rows) > 1 and rows[-2] not in p.batch else 1
         if _depthwise(p):
             return choose_depthwise_tile(wide, above, vectors, self.isa.registers)
-        return choose_tile(wide, above, vectors, self.isa.registers, _latency(p))
+        return choose_tile(wide, above, vectors, self.isa.registers, _latency(p), math.prod(k for _, k in p.window))
 
     def _say_tile(self, tile: Tile) -> None:
         rows, sums = tile.high * tile.wide, f"vectors of {self.vl} sums" if self.vl > 1 else "sums"
@@ -416,18 +429,40 @@ class ContractLowering:
 
     def _tile(self, p: Part, at: dict[str, Index], rows: Steps, widths: Widths) -> None:
         """Emit one tile: accumulate over the ks, then what follows, then the stores."""
-        self._finish(p, at, rows, widths, accumulate(self.b, p, at, rows, widths))
+        if not p.window:
+            self._finish(p, at, rows, widths, accumulate(self.b, p, at, rows, widths))
+            return
+        window = itertools.product(*([(name, i) for i in range(size)] for name, size in p.window))
+        every = [row + list(shift) for row, shift in itertools.product(rows, list(window))]
+        self._finish_pooled(p, at, rows, every, widths, accumulate(self.b, p, at, every, widths))
+
+    def _finish_pooled(
+        self, p: Part, at: dict[str, Index], rows: Steps, pixels: Steps, widths: Widths, acc: list[Value]
+    ) -> None:
+        """Store what is asked for of the pixels, and of the windows they form."""
+        self.e.fresh()
+        values: dict[tuple[Index, ...], Value] = {}
+        every = list(itertools.product(pixels, widths))
+        for (row, (off, _)), value in zip(every, acc, strict=True):
+            values[pixel(self.root.shape, _at(p.out, at, row, p.lane, off))] = value
+        self.e.tile = (self.root, values)
+        results = []
+        for node, storage in self.stores:
+            pooled = node.shape == self.group.pooled
+            coords = p.pooled if pooled else p.out
+            for row, (off, w) in itertools.product(rows if pooled else pixels, widths):
+                point = Point(_at(coords, at, row, p.lane, off), p.lane_axis if w > 1 else None, w)
+                results.append((node, storage, point, self.e.full(node, point)))
+        for node, storage, point, value in results:
+            self.e.store(node, storage, point, value)
+        self.e.tile = None
+        self._note_rows(p)
 
     def _finish(self, p: Part, at: dict[str, Index], rows: Steps, widths: Widths, acc: list[Value]) -> None:
         self.e.fresh()
         for r, row in enumerate(rows):
-            here = dict(at)
-            for name, i in row:
-                here[name] = here.get(name, Index()) + i
             for v, (off, w) in enumerate(widths):
-                spot = {**here, p.lane: here[p.lane] + off}
-                coords = tuple(_substitute(c, spot) for c in p.out)
-                point = Point(coords, p.lane_axis if w > 1 else None, w)
+                point = Point(_at(p.out, at, row, p.lane, off), p.lane_axis if w > 1 else None, w)
                 self.e.given = {self.root: acc[r * len(widths) + v]}
                 results = [(n, s, self.e.full(n, point)) for n, s in self.stores]
                 for n, s, value in results:

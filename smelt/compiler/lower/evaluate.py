@@ -38,12 +38,21 @@ class Point:
         return Point(coords, lane, self.lanes if lane is not None else 1)
 
 
+def pixel(shape: Shape, coords: Sequence[Index]) -> tuple[Index, ...]:
+    """Return the coordinates within a sample, equal for equal pixels however they were arrived at."""
+    rest = zip(shape[1:], coords[1:], strict=True)
+    return tuple(Index() if d == 1 else Index(c.const, tuple(sorted(c.terms))) for d, c in rest)
+
+
 class Evaluator:
     """Computes the nodes of one group. ``given`` holds values computed by the kernel itself (reductions, products)."""
 
     def __init__(self, plan: Plan, group: Group, builder: Builder, row: Index | None = None) -> None:
         self.plan, self.group, self.b, self.row = plan, group, builder, row
         self.given: dict[Node, Value] = {}
+        self.tile: tuple[Node, dict[tuple[Index, ...], Value]] | None = (
+            None  # a node whose values at some points are given
+        )
         self.used: set[Node] = set()
         self._mine = set(group.nodes)
         self._uniform: dict[Node, Value] = {}
@@ -76,6 +85,8 @@ class Evaluator:
             return self.given[node]
         if node in self._uniform:
             return self._uniform[node]
+        if self.tile is not None and node is self.tile[0]:
+            return self.tile[1][pixel(node.shape, point.coords)]
         key = (node, point)
         if key not in self._memo:
             self._memo[key] = self._compute(node, point)

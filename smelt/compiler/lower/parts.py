@@ -43,6 +43,8 @@ class Part:
     clip: dict[str, tuple[str, int, int, int]] = field(default_factory=dict)
     pair: str = ""  # the axis of the ks of which two neighbours are multiplied at once
     registers: int = 16
+    window: tuple[tuple[str, int], ...] = ()  # axes of a pooling window, all of which lies in a tile
+    pooled: tuple[Index, ...] = ()  # the coordinates of what a window becomes
 
     def stop(self, name: str) -> Index:
         """Return how far a loop over an axis goes."""
@@ -110,7 +112,23 @@ def conv2d_parts(plan: Plan, node: Node) -> list[Part]:
     extent |= {"ic": i, "c": per, "g": groups}
     out = (var("n"), var("g") * per + var("c"), var("y"), var("x"))
     ks = ["kh", "kw", "ic"]
-    return [Part(sx, sw, ["g"], ["n", "y", "x"], ks, "c", extent, left, right, out, 1, batch, first, clip=clip)]
+    part = Part(sx, sw, ["g"], ["n", "y", "x"], ks, "c", extent, left, right, out, 1, batch, first, clip=clip)
+    _pool(part, plan.fusion.group_of[node].window)
+    return [part]
+
+
+def _pool(p: Part, window: tuple[int, int]) -> None:
+    """Let rows be the windows of a pooling, with the pixels in each as axes of their own."""
+    if window == (1, 1):
+        return
+    n, c, y, x = p.out
+    p.window = (("wy", window[0]), ("wx", window[1]))
+    for axis, inner, size in (("y", "wy", window[0]), ("x", "wx", window[1])):
+        p.a_stride[inner] = p.a_stride[axis]
+        p.a_stride[axis] *= size
+        p.extent[axis] //= size
+    p.pooled = p.out
+    p.out = (n, c, y * window[0] + var("wy"), x * window[1] + var("wx"))
 
 
 def conv2d_input_grad_parts(plan: Plan, node: Node) -> list[Part]:

@@ -29,8 +29,12 @@ def most_rows(vectors: int, registers: int) -> int:
 
 
 @functools.cache
-def choose_tile(rows: int, above: int, vectors: int, registers: int, latency: float = MULTIPLY_ADD) -> Tile:
+def choose_tile(
+    rows: int, above: int, vectors: int, registers: int, latency: float = MULTIPLY_ADD, window: int = 1
+) -> Tile:
     """Return the tile with the least estimated time for ``rows`` (times ``above``) by ``vectors`` results.
+
+    A row may be a ``window`` of so many pixels.
 
     One step of the ks costs the larger of: multiply-adds at two per cycle, loads at two per cycle, and the cycles of
     ``latency`` that an accumulator waits for its own result. Loads cost a little beside: they do not all hit the first
@@ -38,11 +42,13 @@ def choose_tile(rows: int, above: int, vectors: int, registers: int, latency: fl
     """
 
     def cost(h: int, w: int, v: int) -> float:
-        loads = h * w + v
-        return max(h * w * v / 2, loads / 2, latency) + LOAD * loads
+        pixels = h * w * window
+        loads = pixels + v
+        return max(pixels * v / 2, loads / 2, latency) + LOAD * loads
 
     widths = range(1, min(vectors, 6) + 1)
-    return _cheapest(rows, above, vectors, {v: most_rows(v, registers) for v in widths}, cost)
+    limits = {v: most_rows(v, registers) // window for v in widths if v == 1 or most_rows(v, registers) >= window}
+    return _cheapest(rows, above, vectors, limits, cost)
 
 
 @functools.cache

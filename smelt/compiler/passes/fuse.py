@@ -21,6 +21,8 @@ VIEWS = {"reshape", "permute", "broadcast_to", "slice"}
 REDUCTIONS = {"sum", "max", "argmax"}
 WINDOWS = {"max_pool2d", "max_pool2d_index", "sum_pool2d", "max_pool2d_grad", "sum_pool2d_grad"}
 REGIONS = {"place", "concat"}
+POOLING = {"max_pool2d", "max_pool2d_index", "sum_pool2d"}
+MOST_POOLED = 4  # pixels in a window that is pooled on a convolution's tile
 POINTS = {"cast", "random_uniform", "advance_random", "copy"}
 
 
@@ -76,6 +78,8 @@ class Group:
     full: Shape = ()
     axes: tuple[int, ...] = ()
     order: tuple[int, ...] = ()  # a copy's order of axes in memory, outermost first
+    window: tuple[int, int] = (1, 1)  # of pooling behind a convolution: pixels of results that become one
+    pooled: Shape = ()  # what nodes behind the pooling iterate over
     why: str = ""  # a copy is made
 
     def members(self) -> list[Node]:
@@ -95,6 +99,7 @@ class Fusion:
     inline: set[Node]
     consumers: dict[Node, list[Node]]
     ancestors: list[int]
+    pooling: bool = True
     refused: dict[tuple[Node, Group], str] = field(default_factory=dict)  # why a node is not in a group it reads from
 
     @staticmethod
@@ -129,8 +134,11 @@ class Fusion:
         return [g for g in self.groups if g.kind == "call"]
 
 
-def fuse(graph: Graph, merge: bool = True) -> Fusion:
-    """Return the fusion of a simplified graph; without ``merge``, every node that computes is a group of its own."""
+def fuse(graph: Graph, merge: bool = True, pooling: bool = True) -> Fusion:
+    """Return the fusion of a simplified graph; without ``merge``, every node that computes is a group of its own.
+
+    Without ``pooling``, a convolution's tile is not pooled before it is stored.
+    """
     nodes = graph.nodes()
     kinds = {n: kind_of(n) for n in nodes}
     consumers: dict[Node, list[Node]] = defaultdict(list)
@@ -138,7 +146,7 @@ def fuse(graph: Graph, merge: bool = True) -> Fusion:
         for i in n.inputs:
             consumers[i].append(n)
     kept = set(graph.outputs) | set(graph.updates.values())
-    f = Fusion(graph, nodes, kinds, [], {}, set(), consumers, [])
+    f = Fusion(graph, nodes, kinds, [], {}, set(), consumers, [], pooling=pooling)
     _find_inline(f, kept, merge)
     for node in nodes:
         kind = kinds[node]
@@ -339,7 +347,7 @@ def _place_point(f: Fusion, node: Node) -> None:
             group = f.group_of.get(i)
             if group is None or group.kind == "call":
                 continue
-            if i.shape == node.shape and (group.shape, group.rows) == key:
+            if i.shape == node.shape and group.rows == node.spec.rows and node.shape in (group.shape, group.pooled):
                 candidates.append(group)
         candidates.sort(key=lambda g: -g.number)
     mine = {i for i in node.inputs if i.shape == node.shape or f.kinds[node] == "window"}
@@ -348,6 +356,11 @@ def _place_point(f: Fusion, node: Node) -> None:
             theirs = {i for n in group.nodes for i in n.inputs}
             if mine & theirs:
                 candidates.append(group)
+    if f.pooling and f.kinds[node] == "window" and _joins_pooling(f, node):
+        group = f.group_of[node.inputs[0]]
+        group.window, group.pooled = node.attrs["kernel"], node.shape
+        _join(f, group, node, needs)
+        return
     for group in candidates if node.opname != "copy" else ():
         why = _obstacle(f, group, node)
         if not why:
@@ -359,13 +372,26 @@ def _place_point(f: Fusion, node: Node) -> None:
     _start(f, node, "map")
 
 
+def _joins_pooling(f: Fusion, node: Node) -> bool:
+    """Return whether pooling can be done on the tile of the convolution before it: windows that do not overlap."""
+    x, kernel = node.inputs[0], node.attrs["kernel"]
+    group = f.group_of.get(x)
+    if node.opname not in POOLING or group is None or group.kind != "contract" or x.shape != group.shape:
+        return False
+    (root,) = group.roots
+    whole = all(d % k == 0 for d, k in zip(x.shape[2:], kernel, strict=True))
+    small = kernel[0] * kernel[1] <= MOST_POOLED and group.window in ((1, 1), kernel)
+    dense = root.opname == "conv2d" and root.attrs["groups"] == 1
+    return dense and whole and small and node.attrs["stride"] == kernel and f.group_of.get(root) is group
+
+
 def needs_storage(f: Fusion, node: Node) -> bool:
     """Return whether a computed node must be in memory for something outside of its own group."""
     if node in f.graph.outputs or node in f.graph.updates.values():
         return True
     group = f.group_of[node]
     for c in f.consumers[node]:
-        if f.kinds[c] in ("view", "region", "contract", "window"):
+        if f.kinds[c] in ("view", "region", "contract"):
             return True
         if f.group_of.get(c) is not group:
             return True

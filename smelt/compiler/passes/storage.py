@@ -191,7 +191,7 @@ class Assign:
             kind = self.f.kinds[node]
             if kind == "contract":
                 self.operands.prepare(node)
-            elif kind == "window":
+            elif kind == "window" and self.f.group_of[node].kind == "map":
                 for i, x in enumerate(node.inputs):
                     reader, j = (x, 0) if self.f.narrow(x) is not x else (node, i)
                     self.stored(reader.inputs[j], reader, j)
