@@ -119,6 +119,7 @@ def place(x: Any, shape: Any, start: Any, step: Any, fill: float) -> Any:
 def argmax(x: Any, axes: tuple[int, ...]) -> Any:
     kept = [d for i, d in enumerate(x.shape) if i not in axes]
     order = [i for i in range(x.ndim) if i not in axes] + list(axes)
+    x = x.to(torch.uint8) if x.dtype == torch.bool else x  # PyTorch has none of bools
     return x.permute(order).reshape(*kept, int(np.prod([x.shape[a] for a in axes]))).argmax(-1)
 
 
@@ -165,7 +166,7 @@ TWINS: dict[str, Twin] = {
     "place": place,
     "concat": lambda *xs, axis: torch.cat(xs, axis),
     "iota": iota,
-    "sum": lambda x, axes: x.sum(axes) if axes else x.clone(),
+    "sum": lambda x, axes: x.sum(axes, dtype=x.dtype) if axes else x.clone(),  # PyTorch widens integers
     "max": lambda x, axes: x.amax(axes),
     "argmax": argmax,
     "matmul": torch.matmul,
