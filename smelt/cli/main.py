@@ -127,13 +127,22 @@ def evaluate(model: Path, data: str | None, batch_size: int, as_json: bool) -> N
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Of a network of the zoo: width=0.5.")
 @click.option("--folded", is_flag=True, help="Count batch normalization as folded into the layers before it.")
+@click.option("--target", metavar="NAME", help="Memory in an exported form instead, call by call: c.")
+@click.option("--plan", "picture", type=click.Path(path_type=Path), help="With --target: draw the arena over time.")
 @_json
-def summarize(model: str, shape: str | None, batch: int, options: tuple[str, ...], folded: bool, as_json: bool) -> None:
+def summarize(options: tuple[str, ...], folded: bool, target: str | None, picture: Path | None, **rest: Any) -> None:
     """Print what MODEL, a .smelt file or a network of the zoo, costs: parameters, MACs, FLOPs, memory, per layer."""
-    from smelt.cli.inspect import summarize_model
+    given = dict(_setting(f"model.{option}")[1:] for option in options)
+    if target is None:
+        from smelt.cli.inspect import summarize_model
 
-    pairs = [_setting(f"model.{option}")[1:] for option in options]
-    summarize_model(model, shape, batch, dict(pairs), folded, as_json)
+        if picture is not None:
+            raise click.UsageError("--plan draws the arena of an exported form: expected --target too")
+        summarize_model(options=given, folded=folded, **rest)
+    else:
+        from smelt.cli.plan import plan_memory
+
+        plan_memory(target=target, options=given, picture=picture, **rest)
 
 
 def _target(command: Command) -> Command:

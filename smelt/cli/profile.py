@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import smelt
 from smelt.cli.output import Output
+from smelt.cli.picture import check_folder, check_picture
 from smelt.cli.target import Target
-from smelt.errors import RecipeError
 from smelt.measure.explain import explain
 from smelt.measure.profile import profile_batches
 
@@ -58,10 +57,6 @@ def explain_target(target: Target, graph: bool, loops: bool, as_json: bool) -> N
 def _check(files: dict[str, Path | None]) -> None:
     """Refuse files that could not be written, before anything is measured."""
     for kind, path in files.items():
-        if path is not None and not path.parent.is_dir():
-            raise RecipeError(f"--{kind} '{path}': no folder '{path.parent}', expected one that exists")
-    picture = files["roofline"]
-    if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):
-        raise RecipeError(f"--roofline '{picture}': expected a name that ends in .png, .svg or .pdf")
-    if picture is not None and importlib.util.find_spec("matplotlib") is None:
-        raise RecipeError(f"--roofline '{picture}': expected matplotlib to be installed: pip install smelt[plot]")
+        if path is not None:
+            check_folder(kind, path)
+    check_picture("roofline", files["roofline"])

@@ -412,13 +412,19 @@ class CUnit:
         r = kernel.range
         return -(-(r.per * self.rows if r.per else r.const) // r.grain)
 
-    def add(self, kernel: Kernel) -> tuple[str, list[Buffer]]:
-        """Add a kernel's function, unless there is one with the same text; return its name and what to pass."""
+    def add(self, kernel: Kernel) -> tuple[str, list[Buffer], int]:
+        """Add a kernel's function, unless there is one with the same text.
+
+        Returns
+        -------
+        (str, list of Buffer, int)
+            Its name, what to pass, and the bytes of its arrays.
+        """
         function = _Function(self, kernel)
         text = function.emit()
         self.stack_bytes = max(self.stack_bytes, function.array_bytes)
         name = self.functions.setdefault(text, f"k{len(self.functions)}")
-        return name, list(function.buffers)
+        return name, list(function.buffers), function.array_bytes
 
     def text(self) -> Iterable[str]:
         """Return the small functions and the kernels."""

@@ -14,6 +14,7 @@ from smelt.errors import ExportError, FileError, ShapeError, at_user_line
 from smelt.export.c99.header import Form, Where, header
 from smelt.export.c99.host import NUMPY, HostNetwork
 from smelt.export.c99.network import InputShape, Network, network
+from smelt.export.c99.plan import MemoryPlan, memory_plan
 from smelt.export.c99.selftest import selftest
 from smelt.export.c99.source import source
 from smelt.files import PathLike, write_atomic
@@ -47,6 +48,8 @@ class CExport:
         Whether no arena can be smaller for these loops in this order.
     macs : int
         Multiply-accumulates of one run.
+    plan : MemoryPlan
+        The same per call, and what lies where in the arena at what time; ``print`` it for a table, ``draw`` it.
     """
 
     files: dict[str, str]
@@ -55,6 +58,7 @@ class CExport:
     stack_bytes: int
     proven: bool
     macs: int
+    plan: MemoryPlan
     _network: Network
     _form: Form
 
@@ -170,6 +174,7 @@ def c(
         net.unit.stack_bytes,
         all(a.proven for a in arenas),
         net.macs,
+        memory_plan(net),
         net,
         form,
     )

@@ -55,12 +55,14 @@ class End:
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a kernel's function, with the buffers it passes."""
+    """A call of a kernel's function, with the buffers it passes; ``what`` and ``layers`` may stand in a comment."""
 
     function: str
     buffers: tuple[Buffer, ...]
-    note: str
+    what: str
+    layers: str
     macs: int
+    stack_bytes: int
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,9 @@ def of_graph(graph: Graph, states: list[np.ndarray], titles: Sequence[str], ends
     unit = CUnit()
     calls = []
     for k in serial.kernels:
-        function, buffers = unit.add(k)
-        what, where = k.note.replace(" + ", " "), " ".join(k.layers)
-        calls.append(Call(function, tuple(buffers), comment(f"{what} - {where}" if where else what), k.macs))
+        function, buffers, stack = unit.add(k)
+        what, layers = comment(k.note.replace(" + ", " ")), comment(" ".join(k.layers))
+        calls.append(Call(function, tuple(buffers), what, layers, k.macs, stack))
     return Network(
         comment(graph.name),
         _ends("x", titles, frozen.graph.inputs, serial),

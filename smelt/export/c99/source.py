@@ -79,5 +79,6 @@ def _run(net: Network, form: Form, names: dict[Buffer, str]) -> str:
     lines += [f"  (void){name};" for buffer, name in ends.items() if buffer not in used]
     for call in net.calls:
         arguments = ", ".join(given.get(b) or _in_arena(form, b) for b in call.buffers)
-        lines.append(f"  {call.function}({arguments});" + (f" /* {call.note} */" if call.note else ""))
+        note = " - ".join(t for t in (call.what, call.layers) if t)
+        lines.append(f"  {call.function}({arguments});" + (f" /* {note} */" if note else ""))
     return "\n".join([*lines, "}"])
