@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from smelt.files import describe
 from smelt.measure.summary import Summary, summary
 from smelt.models import INPUT_SHAPES, MODELS
 from smelt.train import Trainer
+
+_SPARE = ("bytes", "FLOPs", "field")  # columns of a summary that may be left out, in this order
 
 
 def summarize_model(
@@ -51,12 +54,30 @@ def find_model(model: str, shape: str | None, options: dict[str, Any]) -> tuple[
 def show(counted: Summary, output: Output) -> None:
     """Print a summary as JSON, as a table on a terminal, or as plain text."""
     output.result(counted.to_dict())
-    if output.fancy:
-        output.table(*counted.table(), left=3)
-        for line in counted.footer():
-            output.say(line)
-    else:
+    if not output.fancy:
         output.say(str(counted))
+        return
+    (head, body, total), without = fitting(counted, shutil.get_terminal_size().columns)
+    output.table(head, body, total, left=3)
+    for line in counted.footer():
+        output.say(line)
+    if without:
+        output.say(f"without {' and '.join(without)}, for which the terminal is too narrow")
+
+
+def fitting(counted: Summary, width: int) -> tuple[tuple[list[str], list[list[str]], list[str]], list[str]]:
+    """Return the cells of a summary that fit on a terminal, and the columns that were left out for it."""
+    head, body, total = counted.table()
+    without: list[str] = []
+    for name in (n for n in _SPARE if n in head):
+        longest = [max(map(len, column)) for column in zip(head, *body, total, strict=True)]
+        if sum(longest) + 3 * len(head) + 1 <= width:
+            break
+        at = head.index(name)
+        head, total = head[:at] + head[at + 1 :], total[:at] + total[at + 1 :]
+        body = [row[:at] + row[at + 1 :] for row in body]
+        without.append(name)
+    return (head, body, total), without
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

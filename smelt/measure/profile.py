@@ -247,11 +247,12 @@ class Profile:
             samples = _count(self.slice_rows, "sample")
             lines.append(f"threads work apart, and take {samples} at a time through all kernels")
         if self.threads > 1:
-            barriers = _count(max(len(self.phases) - 1, 0), "barrier")
+            barriers = len(self.phases) - 1
+            where = f"{_count(barriers, 'barrier')} and the end" if barriers > 0 else "the end"
             share = 100 * self.waiting_microseconds / step if step else 0.0
             wait = f"{self.waiting_microseconds:,.1f} µs ({share:.1f} %)"
-            lines.append(f"a thread waits for others {wait}, at {barriers} and the end")
-        if self.stall_microseconds > _LEAST_STALL * step:
+            lines.append(f"a thread waits for others {wait}, at {where}")
+        if self.stall_microseconds > max(_LEAST_STALL * step, 1.0):
             share = 100 * self.stall_microseconds / (self.call_microseconds + self.stall_microseconds)
             lines.append(f"the step waits for its data {self.stall_microseconds:,.1f} µs ({share:.1f} %)")
         return lines + [f"warning: {w}" for w in self.warnings]

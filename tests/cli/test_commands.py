@@ -16,6 +16,7 @@ import pytest
 
 import smelt
 from smelt.cli.folder import RESULTS
+from smelt.cli.inspect import fitting
 
 from .small import RECIPE, Smelt, digest, write_idx
 
@@ -154,6 +155,18 @@ def test_summary_of_the_zoo_and_of_a_file(smelt_command: Smelt) -> None:
     assert "10 in 40 bytes" in smelt_command("summary", "a.smelt", "--input", "4").out
     smelt.save(smelt.nn.Linear(4, 2), "b.smelt", {"input_shape": [4]})
     assert "1×2" in smelt_command("summary", "b.smelt").out
+
+
+@pytest.mark.parametrize(
+    "width, without",
+    [(200, []), (100, []), (90, ["bytes"]), (80, ["bytes", "FLOPs"]), (60, ["bytes", "FLOPs", "field"])],
+)
+def test_a_summary_leaves_out_columns_that_do_not_fit(width: int, without: list[str]) -> None:
+    counted = smelt.summary(smelt.models.lenet5(), (1, 28, 28), plan=False)
+    (head, body, total), left_out = fitting(counted, width)
+    assert left_out == without and not set(head) & set(without)
+    assert all(len(row) == len(head) == len(total) for row in body)
+    assert total[head.index("params")] == "61,706" and total[head.index("MACs")] == "416,520"
 
 
 def test_doctor_gives_every_figure_a_unit(smelt_command: Smelt) -> None:
