@@ -9,7 +9,8 @@ from smelt.cli.output import Output
 from smelt.cli.picture import check_folder, check_picture
 from smelt.cli.target import Target
 from smelt.measure.explain import explain
-from smelt.measure.profile import profile_batches
+from smelt.measure.profile import profile, profile_training
+from smelt.measure.times import Profile
 
 
 def profile_target(
@@ -26,7 +27,7 @@ def profile_target(
     output.say(target.words)
     smelt.set_threads(threads)
     try:
-        found = profile_batches(target.step, target.batches, steps)
+        found = _measured(target, steps)
     finally:
         smelt.set_threads(None)
     written = []
@@ -43,13 +44,20 @@ def profile_target(
         output.say(f"wrote {', '.join(written)}")
 
 
+def _measured(target: Target, steps: int) -> Profile:
+    step = target.step
+    if target.trainer is None:
+        return profile(step, *target.arguments(), steps=steps)
+    return profile_training(target.trainer, target.data, target.batch, steps, seed=target.seed, augment=target.augment)
+
+
 def explain_target(target: Target, graph: bool, loops: bool, as_json: bool) -> None:
     """Run the step once, and print what the compiler made of it."""
     output = Output(as_json)
     output.say(target.words)
-    args, kwargs = next(target.batches)
-    target.step(*args, **kwargs)
-    found = explain(target.step, graph, loops)
+    step = target.step
+    step(*target.arguments())
+    found = explain(step, graph, loops)
     output.result({"target": target.words, **found.to_dict()})
     output.say(str(found))
 

@@ -6,8 +6,6 @@ when asked for, as a training step with Adam.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,27 +13,50 @@ from typing import Any
 import numpy as np
 
 from smelt import nn, optim
+from smelt.cli.build import augmentation
 from smelt.cli.inspect import find_model
 from smelt.cli.recipe import Recipe, read_recipe
 from smelt.cli.run import make_plan, make_trainer
-from smelt.data import Loader
+from smelt.data import ArrayDataset
+from smelt.data.augment import Augmentation
 from smelt.errors import RecipeError
-from smelt.measure.profile import Batch
 from smelt.measure.summary import summary
 from smelt.runtime.inference import Inference
 from smelt.runtime.step import Compiled
 from smelt.train import Trainer
 
 BATCH = 64  # of a training step, unless something else is said
+BATCHES = 2  # of random numbers, to train on
 
 
 @dataclass
 class Target:
-    """A compiled step, endless batches for it, and both in words."""
+    """A step to look at: one of training, with its trainer, or inference."""
 
-    step: Compiled | Inference
-    batches: Iterator[Batch]
     words: str
+    data: ArrayDataset
+    batch: int
+    trainer: Trainer | None = None
+    inference: Inference | None = None
+    seed: int = 0
+    augment: Augmentation | None = None
+
+    @property
+    def step(self) -> Compiled | Inference:
+        """What runs."""
+        if self.inference is not None:
+            return self.inference
+        assert self.trainer is not None
+        step = self.trainer.steps.train
+        if not isinstance(step, Compiled):
+            raise RecipeError("[train] compile: received false, expected a recipe that is compiled")
+        self.trainer.model.train()
+        return step
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return a batch as the step takes it."""
+        x, y = self.data.batch(slice(0, self.batch))
+        return (x,) if self.inference is not None else (x, y)
 
 
 def find_target(
@@ -64,52 +85,33 @@ def find_target(
     model, sizes = find_model(name, shape, options)
     if data is not None:
         raise RecipeError(f"{name}: --data belongs to a recipe; a model runs on random numbers")
-    x = np.random.default_rng(0).normal(size=(batch or (BATCH if training else 1), *sizes)).astype(np.float32)
-    words = f"{name}, batch {len(x)}, random numbers"
+    size = batch or (BATCH if training else 1)
+    x = np.random.default_rng(0).normal(size=(size * BATCHES, *sizes)).astype(np.float32)
+    words = f"{name}, batch {size}, random numbers"
     if not training:
-        return _inference(model, _endless(x, None), words)
+        return Target(f"inference of {words}", ArrayDataset(x), size, inference=model.compile())
+    loss, y = _task(name, model, sizes, len(x))
+    trainer = Trainer(model, loss, optim.Adam(lr=1e-3))
+    return Target(f"training step with Adam of {words}", ArrayDataset(x, y), size, trainer)
+
+
+def _task(name: str, model: nn.Module, sizes: tuple[int, ...], count: int) -> tuple[nn.Module, np.ndarray | None]:
+    """Return a loss and targets to train a model with: classes, or its own input."""
     outputs = summary(model, sizes, plan=False).output_shape
     if outputs[1:] == tuple(sizes):
-        loss: nn.Module = nn.MSELoss()
-        y = None
-    elif len(outputs) == 2:
-        loss, y = nn.CrossEntropyLoss(), np.arange(len(x)) % outputs[1]
-    else:
-        raise RecipeError(f"{name}: results of shape {outputs[1:]}: expected one row of logits to train with")
-    trainer = Trainer(model, loss, optim.Adam(lr=1e-3))
-    return _training(trainer, _endless(x, y), f"training step with Adam of {words}")
-
-
-def _endless(x: np.ndarray, y: np.ndarray | None) -> Iterator[Batch]:
-    while True:
-        yield (x, y), {}
-
-
-def _training(trainer: Trainer, batches: Iterator[Batch], words: str) -> Target:
-    trainer.model.train()
-    if not isinstance(trainer.steps.train, Compiled):
-        raise RecipeError("[train] compile: received false, expected a recipe that is compiled")
-    return Target(trainer.steps.train, batches, words)
-
-
-def _inference(model: nn.Module, batches: Iterator[Batch], words: str) -> Target:
-    return Target(model.compile(), (((x,), {}) for (x, _), _ in batches), f"inference of {words}")
+        return nn.MSELoss(), None
+    if len(outputs) == 2:
+        return nn.CrossEntropyLoss(), np.arange(count) % outputs[1]
+    raise RecipeError(f"{name}: results of shape {outputs[1:]}: expected one row of logits to train with")
 
 
 def _from_recipe(recipe: Recipe, data: Path | None, training: bool, batch: int | None) -> Target:
     plan = make_plan(recipe, data)
-    size = batch or recipe.get("train", "batch_size")
-    if size > len(plan.data.train):
-        raise RecipeError(f"--batch {size}: expected at most {len(plan.data.train)}, the samples to train with")
-    words = f"{recipe.source}, batch {size}, {plan.data.train.name}"
-    loader = Loader(plan.data.train, size, seed=recipe.get("train", "seed"), drop_last=True)
+    size, train, seed = batch or recipe.get("train", "batch_size"), plan.data.train, recipe.get("train", "seed")
+    if size > len(train):
+        raise RecipeError(f"--batch {size}: expected at most {len(train)}, the samples to train with")
+    words = f"{recipe.source}, batch {size}, {train.name}"
     if training:
-        return _training(make_trainer(plan), _passes(loader), f"training step of {words}")
-    return _inference(plan.model, _passes(loader), words)
-
-
-def _passes(loader: Loader) -> Iterator[Batch]:
-    while True:
-        with closing(iter(loader)) as batches:  # type: ignore[type-var]
-            for x, y in batches:
-                yield (x, y), {}
+        step = f"training step of {words}"
+        return Target(step, train, size, make_trainer(plan), seed=seed, augment=augmentation(recipe))
+    return Target(f"inference of {words}", train, size, inference=plan.model.compile())

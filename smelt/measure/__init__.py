@@ -2,8 +2,9 @@
 
 from smelt.measure.explain import Explanation, explain
 from smelt.measure.machine import Machine, inspect_machine
-from smelt.measure.profile import Profile, profile
+from smelt.measure.profile import profile, profile_training
 from smelt.measure.summary import Row, Summary, summary
+from smelt.measure.times import Profile
 
 __all__ = [
     "Explanation",
@@ -14,5 +15,6 @@ __all__ = [
     "explain",
     "inspect_machine",
     "profile",
+    "profile_training",
     "summary",
 ]

@@ -11,7 +11,7 @@ from smelt.errors import at_user_line
 from smelt.measure.roofline import Ceilings, Level
 
 if TYPE_CHECKING:
-    from smelt.measure.profile import KernelTime, Profile
+    from smelt.measure.times import KernelTime, Profile
 
 _COLORS = {"compute": "#c44e52", "memory": "#4c72b0", "latency": "#8c8c8c"}
 _LISTED = 20  # kernels with a number

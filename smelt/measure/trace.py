@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from smelt.measure.profile import KernelTime, Profile
+    from smelt.measure.times import KernelTime, Profile
 
 STEPS = 20  # of a profile, in a trace
 

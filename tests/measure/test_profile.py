@@ -10,17 +10,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import smelt
-from smelt import nn, optim
+from smelt import data, nn, optim
 from smelt.compiler import jit
 from smelt.compiler.isa import host
-from smelt.measure import perf_map, picture, profile, roofline, trace
-from smelt.measure.profile import Profile, profile_batches
+from smelt.measure import Profile, perf_map, picture, profile, profile_training, roofline, trace
 from smelt.measure.roofline import Ceilings, Level
 from smelt.runtime.step import Compiled
 
@@ -118,14 +116,22 @@ def test_a_function_without_kernels_has_a_profile() -> None:
     assert nothing.kernels == () and str(nothing)
 
 
-def test_waiting_for_data_is_counted() -> None:
-    def slow() -> Iterator[Any]:
-        while True:
-            time.sleep(0.003)
-            yield (X,), {}
+def test_training_waits_for_slow_data() -> None:
+    def slow(x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        time.sleep(0.01)
+        return x
 
-    held_up = profile_batches(smelt.compile(lambda x: x * 2.0), slow(), 3)
-    assert held_up.stall_microseconds > 1000 and "waits for its data" in str(held_up)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    trainer = smelt.Trainer(model, nn.CrossEntropyLoss(), optim.SGD(lr=0.1))
+    before = model[1].weight.numpy().copy()
+    held_up = profile_training(trainer, data.ArrayDataset(X, Y), batch_size=4, steps=3, augment=slow)
+    assert held_up.stall_microseconds is not None and held_up.fit_microseconds is not None
+    assert 1000 < held_up.stall_microseconds <= held_up.fit_microseconds
+    assert "waiting for data" in str(held_up) and held_up.to_dict()["stall_microseconds"] > 0
+    assert (model[1].weight.numpy() != before).any()
+    eager = smelt.Trainer(model, nn.CrossEntropyLoss(), optim.SGD(lr=0.1), compile=False)
+    with pytest.raises(ValueError, match="compile=True"):
+        profile_training(eager, data.ArrayDataset(X, Y), batch_size=4)
 
 
 def test_threads_that_slept_take_no_part() -> None:
