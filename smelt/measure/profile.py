@@ -94,7 +94,7 @@ def profile_training(
     batch_size, seed, augment
         As of :meth:`smelt.Trainer.fit`.
     steps : int, default 50
-        Measured steps; of ``fit`` as many, or as many as the data give.
+        Measured steps; of ``fit`` about as many, in several epochs where there are few data.
 
     Returns
     -------
@@ -125,10 +125,11 @@ def profile_training(
     loader = Loader(train, batch_size, seed=seed, drop_last=True, augment=augment)
     found = profile_batches(step, _endless(loader), steps)
     part = train.take(min(len(train), batch_size * steps))
-    history = trainer.fit(part, 1, batch_size, seed=seed, augment=augment, drop_last=True, progress=False)
-    count = len(part) // batch_size
-    seconds, stalled = history[-1].train_seconds / count, history[-1].stall_seconds / count
-    return replace(found, fit_microseconds=1e6 * seconds, stall_microseconds=1e6 * stalled)
+    epochs = max(1, steps // (len(part) // batch_size))
+    history = trainer.fit(part, epochs, batch_size, seed=seed, augment=augment, drop_last=True, progress=False)
+    count = epochs * (len(part) // batch_size)
+    seconds, stalled = (sum(getattr(e, f"{what}_seconds") for e in history) for what in ("train", "stall"))
+    return replace(found, fit_microseconds=1e6 * seconds / count, stall_microseconds=1e6 * stalled / count)
 
 
 def _endless(loader: Loader) -> Iterator[Batch]:

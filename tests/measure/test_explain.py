@@ -115,6 +115,22 @@ def test_a_sum_that_is_needed_again_splits_a_softmax() -> None:
     assert "div" in reasons(found)
 
 
+@pytest.mark.parametrize(
+    "pool, says",
+    [
+        (nn.MaxPool2d(3), "more than 4 pixels"),
+        (nn.MaxPool2d(2, stride=1), "overlap or leave gaps"),
+        (nn.MaxPool2d(2), ""),
+    ],
+)
+def test_pooling_is_fused_or_says_why_not(pool: nn.Module, says: str) -> None:
+    found = forward(nn.Sequential(nn.Conv2d(2, 16, 3, padding=1), nn.ReLU(), pool), 4, 2, 12, 12)
+    told = [r.reason for r in found.refusals if r.operation == "max_pool2d"]
+    assert len(told) == bool(says) and all(says in t for t in told)
+    if not says:
+        assert "windows of 4 × 1 vector" in next(k.registers for k in found.kernels if k.macs)
+
+
 def test_large_sums_are_cut_into_slices() -> None:
     found = forward(lambda x: (x * x).sum((0, 2)), 64, 4, 256)
     first, second = found.kernels

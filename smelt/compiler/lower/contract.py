@@ -155,7 +155,7 @@ class ContractLowering:
         """Tile rows lo..hi, whose number is known only now: whole tiles, then the last tile again from the end."""
         vectors = -(-p.extent[p.lane] // self.vl)
         tile = choose_tile(max(p.extent[name] // 2, 1), 1, vectors, self.isa.registers, _latency(p))
-        self._say_tile(tile)
+        self._say_tile(p, tile)
         above = [r for r in p.rows if r != name]
         blocked = not above and p.ks == ["k"] and "k" not in p.batch and p.extent["k"] >= 2 * K_BLOCK
         big = p.extent["k"] * p.extent[p.lane] * ITEMSIZE[self.dtype] > B_BYTES if blocked else False
@@ -235,15 +235,17 @@ class ContractLowering:
             return choose_depthwise_tile(wide, above, vectors, self.isa.registers)
         return choose_tile(wide, above, vectors, self.isa.registers, _latency(p), math.prod(k for _, k in p.window))
 
-    def _say_tile(self, tile: Tile) -> None:
-        rows, sums = tile.high * tile.wide, f"vectors of {self.vl} sums" if self.vl > 1 else "sums"
-        held = f"{rows * tile.vectors} of {self.isa.registers} registers"
-        self.b.choose("registers", f"{rows} × {tile.vectors} {sums}, {held}")
+    def _say_tile(self, p: Part, tile: Tile) -> None:
+        rows, window = tile.high * tile.wide, math.prod(k for _, k in p.window)
+        high = f"{rows}" if window == 1 else f"{rows} windows of {window}"
+        sums = f"vectors of {self.vl} sums" if self.vl > 1 else "sums"
+        held = f"{rows * window * tile.vectors} of {self.isa.registers} registers"
+        self.b.choose("registers", f"{high} × {tile.vectors} {sums}, {held}")
 
     def _static_rows(self, p: Part, rows: list[str], at: dict[str, Index]) -> None:
         """Emit lane blocks, then loops over tiles of rows whose numbers are constants."""
         tile = self._pick(p, rows)
-        self._say_tile(tile)
+        self._say_tile(p, tile)
 
         def lanes(rows: list[str], at: dict[str, Index]) -> None:
             for lane, widths in self._lane_blocks(p, tile.vectors):
@@ -321,7 +323,7 @@ class ContractLowering:
         counts = []
         for p in self.parts:
             tile = self._pick(p, p.rows)
-            self._say_tile(tile)
+            self._say_tile(p, tile)
             axes = self._unit_axes(p, tile)
             total = 1
             for _, count in axes:

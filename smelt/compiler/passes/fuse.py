@@ -356,7 +356,9 @@ def _place_point(f: Fusion, node: Node) -> None:
             theirs = {i for n in group.nodes for i in n.inputs}
             if mine & theirs:
                 candidates.append(group)
-    if f.pooling and f.kinds[node] == "window" and _joins_pooling(f, node):
+    window = f.kinds[node] == "window"
+    why_not = _pooling_obstacle(f, node) if window else ""
+    if f.pooling and window and not why_not:
         group = f.group_of[node.inputs[0]]
         group.window, group.pooled = node.attrs["kernel"], node.shape
         _join(f, group, node, needs)
@@ -367,22 +369,29 @@ def _place_point(f: Fusion, node: Node) -> None:
             _join(f, group, node, needs)
             return
         f.refused[node, group] = why
-    window = f.kinds[node] == "window"
-    _refuse(f, node, "a window takes results of several points" if window else "it takes their results at other points")
+    several = f"a window takes results of several points{why_not and ', and '}{why_not}"
+    _refuse(f, node, several if window else "it takes their results at other points")
     _start(f, node, "map")
 
 
-def _joins_pooling(f: Fusion, node: Node) -> bool:
-    """Return whether pooling can be done on the tile of the convolution before it: windows that do not overlap."""
+def _pooling_obstacle(f: Fusion, node: Node) -> str:
+    """Return why pooling cannot be done on the tile of the convolution before it; an empty string means that it can."""
     x, kernel = node.inputs[0], node.attrs["kernel"]
     group = f.group_of.get(x)
-    if node.opname not in POOLING or group is None or group.kind != "contract" or x.shape != group.shape:
-        return False
+    if node.opname not in POOLING:
+        return "this one goes backwards"
+    if group is None or group.kind != "contract" or x.shape != group.shape:
+        return "no product is right before it"
     (root,) = group.roots
-    whole = all(d % k == 0 for d, k in zip(x.shape[2:], kernel, strict=True))
-    small = kernel[0] * kernel[1] <= MOST_POOLED and group.window in ((1, 1), kernel)
-    dense = root.opname == "conv2d" and root.attrs["groups"] == 1
-    return dense and whole and small and node.attrs["stride"] == kernel and f.group_of.get(root) is group
+    if root.opname != "conv2d" or root.attrs["groups"] != 1 or f.group_of.get(root) is not group:
+        return "no dense convolution is before it"
+    if node.attrs["stride"] != kernel:
+        return "its windows overlap or leave gaps"
+    if any(d % k for d, k in zip(x.shape[2:], kernel, strict=True)):
+        return "its windows leave a margin"
+    if kernel[0] * kernel[1] > MOST_POOLED or group.window not in ((1, 1), kernel):
+        return f"its windows have more than {MOST_POOLED} pixels, or another size than others there"
+    return ""
 
 
 def needs_storage(f: Fusion, node: Node) -> bool:
