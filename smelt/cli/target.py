@@ -6,6 +6,7 @@ when asked for, as a training step with Adam.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from smelt.runtime.step import Compiled
 from smelt.train import Trainer
 
 BATCH = 64  # of a training step, unless something else is said
-BATCHES = 2  # of random numbers, to train on
+BATCHES, BYTES = 50, 1 << 26  # of random numbers, to train on: at most
 
 
 @dataclass
@@ -86,7 +87,8 @@ def find_target(
     if data is not None:
         raise RecipeError(f"{name}: --data belongs to a recipe; a model runs on random numbers")
     size = batch or (BATCH if training else 1)
-    x = np.random.default_rng(0).normal(size=(size * BATCHES, *sizes)).astype(np.float32)
+    batches = max(1, min(BATCHES, BYTES // (4 * size * math.prod(sizes)))) if training else 1
+    x = np.random.default_rng(0).standard_normal((size * batches, *sizes), np.float32)
     words = f"{name}, batch {size}, random numbers"
     if not training:
         return Target(f"inference of {words}", ArrayDataset(x), size, inference=model.compile())
