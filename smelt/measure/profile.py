@@ -184,8 +184,7 @@ def profile_batches(step: Compiled | Inference, batches: Iterable[Batch], steps:
         ceilings,
         segments,
         timeline,
-        image,
-        library,
+        ((image, library), step.code),
         tuple(filter(None, [busy])),
     )
 

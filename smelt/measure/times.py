@@ -147,8 +147,8 @@ class Profile:
         What a thread does from one time stamp to the next.
     timeline : numpy.ndarray
         (steps, threads, segments + 1): the time stamps in microseconds.
-    image, library : bytes, Library
-        The machine code that was measured.
+    code : tuple of (bytes, Library)
+        The machine code that was measured, and that of the same step without time stamps.
     warnings : tuple of str
         Why the times may mean little.
     """
@@ -166,8 +166,7 @@ class Profile:
     ceilings: Ceilings
     segments: tuple[Segment, ...] = field(repr=False)
     timeline: np.ndarray = field(repr=False)
-    image: bytes = field(repr=False)
-    library: jit.Library = field(repr=False)
+    code: tuple[tuple[bytes, jit.Library], ...] = field(repr=False)
     warnings: tuple[str, ...] = ()
     fit_microseconds: float | None = None
     stall_microseconds: float | None = None
@@ -178,7 +177,7 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the single steps as JSON-able values."""
-        out = {k: v for k, v in vars(self).items() if k not in ("segments", "timeline", "image", "library")}
+        out = {k: v for k, v in vars(self).items() if k not in ("segments", "timeline", "code")}
         kernels, phases = [asdict(k) for k in self.kernels], [asdict(p) for p in self.phases]
         return out | {"kernels": kernels, "phases": phases, "ceilings": self.ceilings.to_dict()}
 
@@ -196,7 +195,7 @@ class Profile:
 
     def save_perf_map(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Add the kernels' addresses to ``/tmp/perf-PID.map`` (or ``path``), where Linux's ``perf`` looks for names."""
-        return perf_map.write_map(perf_map.symbols(self.image, self.library), path)
+        return perf_map.write_map([s for code in self.code for s in perf_map.symbols(*code)], path)
 
     def by_layer(self) -> dict[str, tuple[float, int]]:
         """Return microseconds and number of kernels of each layer, the slowest first; a kernel counts for its first."""

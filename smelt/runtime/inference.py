@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smelt.autograd import no_grad
-from smelt.compiler import program
+from smelt.compiler import jit, program
 from smelt.compiler.isa import host
 from smelt.compiler.passes.freeze import Frozen, freeze
 from smelt.compiler.passes.slices import rows_per_slice
@@ -212,6 +212,12 @@ class Inference:
         """Return the kernels of :attr:`graph`, lowered for this processor."""
         graph = self.graph
         return program.lower(graph, dict.fromkeys(graph.states), host(), apart=self._latest.apart)
+
+    @property
+    def code(self) -> tuple[bytes, jit.Library]:
+        """The object file of the form compiled or looked up last, and where it is in memory."""
+        executable = self._latest.executable
+        return executable.program.image, executable.library
 
     @contextlib.contextmanager
     def replaced(self, address: int) -> Iterator[np.ndarray]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from smelt.autograd import grad_enabled
-from smelt.compiler import program
+from smelt.compiler import jit, program
 from smelt.compiler.isa import host
 from smelt.compiler.passes.precision import round_activations
 from smelt.errors import TraceError, at_user_line
@@ -263,6 +263,12 @@ class Compiled:
         if not self._variants:
             raise TraceError(at_user_line(f"{self.name} has not been called yet: there is no graph"))
         return self._variants[0].graph
+
+    @property
+    def code(self) -> tuple[bytes, jit.Library]:
+        """The object file of the most recent trace, and where it is in memory."""
+        executable = self._variants[0].executable
+        return executable.program.image, executable.library
 
     @contextlib.contextmanager
     def replaced(self, address: int) -> Iterator[np.ndarray]:

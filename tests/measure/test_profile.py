@@ -167,7 +167,7 @@ def test_inference_shares_a_sample_and_works_apart_on_a_batch(batch: int) -> Non
 def test_json_has_it_all(found: Profile) -> None:
     value = json.loads(json.dumps(found.to_dict()))
     assert len(value["kernels"]) == len(found.kernels) and value["ceilings"]["gflops"] == 200.0
-    assert {"timeline", "image", "library", "segments"}.isdisjoint(value)
+    assert {"timeline", "code", "segments"}.isdisjoint(value)
 
 
 # --- ceilings ------------------------------------------------------------------------------------------------------
@@ -252,12 +252,13 @@ def test_without_matplotlib_the_error_says_what_to_install(found: Profile, monke
 @pytest.mark.skipif("linux" not in host().triple, reason="perf is Linux's")
 def test_the_perf_map_names_every_function(found: Profile, tmp_path: Path) -> None:
     path = found.save_perf_map(tmp_path / "perf.map")
-    rows = [line.split(" ", 2) for line in path.read_text().splitlines()]
-    places = {name: (int(address, 16), int(size, 16)) for address, size, name in rows}
-    assert {"step", "barrier"} < set(places) and places["step"][0] == found.library.address["step"]
-    ends = sorted((a, a + n) for a, n in places.values())
-    assert all(n > 0 for _, n in places.values()) and all(z <= a for (_, z), (a, _) in itertools.pairwise(ends))
-    assert set(places) - {"step", "barrier"} <= {k.name for k in found.kernels}  # equal kernels share a function
+    rows = [(int(a, 16), int(n, 16), name) for a, n, name in (r.split(" ", 2) for r in path.read_text().splitlines())]
+    steps = {library.address["step"] for _, library in found.code}  # with time stamps and without
+    assert len(steps) == 2 and {a for a, _, name in rows if name == "step"} == steps
+    ends = sorted((a, a + n) for a, n, _ in rows)
+    assert all(a < z for a, z in ends) and all(z <= a for (_, z), (a, _) in itertools.pairwise(ends))
+    kernels = {name for _, _, name in rows} - {"step", "barrier", "phase"}
+    assert kernels and kernels <= {k.name for k in found.kernels}  # equal kernels share a function
 
 
 @pytest.mark.skipif("linux" not in host().triple, reason="perf is Linux's")
