@@ -1,0 +1,116 @@
+"""Processors that networks are exported for: a name in; what LLVM, a C compiler and an emulator call it out.
+
+The one table of ``--target``: objects are made for its triple and processor, C is compiled with its flags, and what
+was made is run on its machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smelt.compiler.isa import Isa
+from smelt.errors import ExportError, at_user_line
+
+
+@dataclass(frozen=True)
+class Target:
+    """A processor.
+
+    Attributes
+    ----------
+    name : str
+        What users call it.
+    title : str
+        What it is, in a few words.
+    isa : Isa
+        LLVM's triple, processor and features, and the vectors there are.
+    abi : str
+        LLVM's name of the calling convention, where the triple does not say it.
+    compiler : str
+        The C compiler of Debian that makes code for it.
+    flags : tuple of str
+        What tells that compiler the same processor and calling convention as ``isa``.
+    emulator : str
+        The program that runs it on another machine; empty where there is none.
+    machine : str
+        Its board in that program, or its name there.
+    """
+
+    name: str
+    title: str
+    isa: Isa
+    abi: str
+    compiler: str
+    flags: tuple[str, ...]
+    emulator: str = ""
+    machine: str = ""
+
+
+def _arm(number: str, title: str, triple: str, fpu: str, machine: str, registers: int, vector_bytes: int = 4) -> Target:
+    name = f"cortex-m{number}"
+    isa = Isa(name, triple, name, "", vector_bytes, registers)
+    flags = (f"-mcpu={name}", "-mthumb", f"-mfloat-abi={'hard' if fpu else 'soft'}", *([f"-mfpu={fpu}"] if fpu else []))
+    return Target(name, title, isa, "", "arm-none-eabi-gcc", flags, "qemu-system-arm", machine)
+
+
+_ALL = (
+    _arm("3", "Arm Cortex-M3, no FPU", "thumbv7m-none-eabi", "", "mps2-an385", 8),
+    _arm("4", "Arm Cortex-M4, FPU of 32 bits", "thumbv7em-none-eabihf", "fpv4-sp-d16", "mps2-an386", 32),
+    _arm("7", "Arm Cortex-M7, FPU of 64 bits", "thumbv7em-none-eabihf", "fpv5-d16", "mps2-an500", 32),
+    _arm("55", "Arm Cortex-M55, Helium vectors", "thumbv8.1m.main-none-eabihf", "auto", "mps3-an547", 8, 16),
+    Target(
+        "riscv32",
+        "RISC-V RV32IMAC, no FPU",
+        Isa("riscv32", "riscv32-unknown-elf", "generic-rv32", "+m,+a,+c", 4, 16),
+        "ilp32",
+        "riscv64-unknown-elf-gcc",
+        ("-march=rv32imac", "-mabi=ilp32"),
+        "qemu-system-riscv32",
+        "virt",
+    ),
+    Target(
+        "avr",
+        "AVR ATmega1284P, 8 bits, int of 16 bits",
+        Isa("avr", "avr", "atmega1284p", "", 4, 4),
+        "",
+        "avr-gcc",
+        ("-mmcu=atmega1284p",),
+        "simavr",
+        "atmega1284p",
+    ),
+    Target(
+        "aarch64",
+        "Arm 64 bits with NEON, Linux",
+        Isa("aarch64", "aarch64-unknown-linux-gnu", "generic", "", 16, 32),
+        "",
+        "aarch64-linux-gnu-gcc",
+        (),
+    ),
+    Target(
+        "x86-64",
+        "x86 64 bits with AVX2 and FMA, Linux",
+        Isa("x86-64", "x86_64-unknown-linux-gnu", "x86-64-v3", "", 32, 16),
+        "",
+        "x86_64-linux-gnu-gcc",
+        ("-march=x86-64-v3",),
+    ),
+)
+TARGETS: dict[str, Target] = {t.name: t for t in _ALL}
+
+
+def find_target(name: str) -> Target:
+    """Return the processor of this name.
+
+    Raises
+    ------
+    ExportError
+        When there is none.
+
+    Examples
+    --------
+    >>> find_target("cortex-m4").title
+    'Arm Cortex-M4, FPU of 32 bits'
+    """
+    if name not in TARGETS:
+        raise ExportError(at_user_line(f"target {name!r}: expected one of {', '.join(TARGETS)}"))
+    return TARGETS[name]
