@@ -113,6 +113,33 @@ def test_a_sum_of_odd_length_is_converted_instead() -> None:
         assert (count(lowered, "dot"), count(lowered, "fma")) == (0, 1)
 
 
+@pytest.mark.parametrize("width", [4, 10, 12, 20])
+def test_sums_read_what_lies_in_pairs(width: int, isa: Isa) -> None:
+    """The gradient of a convolution of one channel is stored once, in pairs, and summed for the bias."""
+    smelt.seed(0)
+    layer = nn.Conv2d(1, 17, 3, padding=1)
+    x = array(5, 1, 6, width)
+
+    def step(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = nn.functional.max_pool2d(layer(x).relu(), 2)
+        (y * y).sum().backward()
+        gradients = layer.weight.grad, layer.bias.grad
+        layer.weight.grad = layer.bias.grad = None
+        return gradients
+
+    compiled = smelt.compile(step, precision="bf16")
+    for rows in (5, 2, 3):
+        got = compiled(x[:rows])
+        with smelt.autocast("bf16"):
+            want = step(Tensor(x[:rows]))
+        for g, w in zip(got, want, strict=True):
+            np.testing.assert_allclose(g.numpy(), w.numpy(), rtol=0, atol=0.01 * np.abs(w.numpy()).max())
+    lowered = program.lower(compiled.graph, unbound(compiled.graph), isa)
+    (gradient,) = [k for k in lowered.kernels if "max_pool2d_grad" in k.note]
+    assert [b.dtype for b in gradient.writes] == ["bf16"]
+    assert any("unpair" in str(k) for k in lowered.kernels) == isa.bf16
+
+
 def digest(name: str, precision: str, threads: int) -> str:
     smelt.set_threads(threads)
     training = Training(CASES[name])

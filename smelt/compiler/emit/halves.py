@@ -66,15 +66,18 @@ def dot(line: Line, declare: Callable[[str], None], values: Sequence[str], lanes
         declare(f"{real} @{name}({real}, {both}, {both})")
         left, right = (line(f"bitcast {_of('i32', lanes)} {v} to {both}") for v in (a, b))
         return f"call {real} @{name}({real} {total}, {both} {left}, {both} {right})"
-    whole, shift = _of("i32", lanes), _splat("i32", lanes, 16)
     name = f"llvm.fma.{'f32' if lanes == 1 else f'v{lanes}f32'}"
     declare(f"{real} @{name}({real}, {real}, {real})")
-
-    def halves(v: str) -> tuple[str, str]:
-        low = line(f"shl {whole} {v}, {shift}")
-        high = line(f"and {whole} {v}, {_splat('i32', lanes, 0xFFFF0000 - (1 << 32))}")
-        return line(f"bitcast {whole} {low} to {real}"), line(f"bitcast {whole} {high} to {real}")
-
-    (a_low, a_high), (b_low, b_high) = halves(a), halves(b)
+    (a_low, b_low), (a_high, b_high) = ([line(unpair(line, v, odd, lanes)) for v in (a, b)] for odd in (0, 1))
     first = line(f"call {real} @{name}({real} {a_low}, {real} {b_low}, {real} {total})")
     return f"call {real} @{name}({real} {a_high}, {real} {b_high}, {real} {first})"
+
+
+def unpair(line: Line, value: str, odd: int, lanes: int) -> str:
+    """Return the text of the even or odd bfloat16 of each pair, in float32."""
+    whole = _of("i32", lanes)
+    if odd:
+        bits = line(f"and {whole} {value}, {_splat('i32', lanes, 0xFFFF0000 - (1 << 32))}")
+    else:
+        bits = line(f"shl {whole} {value}, {_splat('i32', lanes, 16)}")
+    return f"bitcast {whole} {bits} to {_of('float', lanes)}"

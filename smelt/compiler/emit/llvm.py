@@ -342,6 +342,8 @@ class _Function:
             self._cast(s.args[0], out)
         elif s.op == "libm":
             self._libm(s, out)
+        elif s.op == "unpair":
+            self._set(out, halves.unpair(self._new, self._operand(s.args[0]), s.imm[0], out.lanes))
         elif s.op == "dot":
             operands = [self._operand(x) for x in s.args]
             self._set(out, halves.dot(self._new, self.module.declare, operands, out.lanes, self.module.isa))

@@ -131,8 +131,17 @@ class Evaluator:
         storage = self.plan.storage[node]
         self.used.add(node)
         self._note(node, storage, point.coords)
+        if storage.pair is not None:
+            return self._load_from_pairs(storage, point)
         step = 0 if point.lane is None else storage.strides[point.lane]
         return self.b.load(storage.buffer, self.offset(storage, point.coords), point.lanes if step else 1, step)
+
+    def _load_from_pairs(self, storage: Storage, point: Point) -> Value:
+        """Return one of each pair of bfloat16, in float32: the even or the odd one, as the coordinate says."""
+        odd = point.coords[storage.pair].const % 2  # type: ignore[index]
+        coords = [c + -odd if axis == storage.pair else c for axis, c in enumerate(point.coords)]
+        both = self.b.load_pairs(storage.buffer, self.offset(storage, coords), point.lanes)
+        return self.b.op("unpair", both, dtype="f32", imm=(odd,))
 
     def store(self, node: Node, storage: Storage, point: Point, value: Value) -> None:
         """Store a node's value at a point."""

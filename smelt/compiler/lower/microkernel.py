@@ -111,6 +111,8 @@ def _fits(p: Part, k: str, rows: Steps, widths: Widths) -> bool:
 
     Where neighbouring rows read what a row's next step reads, the run keeps all of that in registers at once.
     """
-    if p.lane in p.a_stride or not any(p.a_stride.get(k) == p.a_stride.get(name) for name, _ in rows[-1]):
+    step = p.a_stride.get(k, 0)
+    strides = [p.a_stride.get(name, 0) for name, _ in rows[-1]]
+    if p.lane in p.a_stride or not any(s and step % s == 0 and step < s * len(rows) for s in strides):
         return True
     return len(rows) * len(widths) + len(rows) + p.extent[k] + len(widths) <= p.registers

@@ -43,6 +43,8 @@ class ReduceLowering:
         self.dtype = short_dtype(self.inputs[0].dtype)
         self.used: set[Node] = set()
         self.rows = next((i.spec.rows for i in self.inputs if i.spec.rows), None)
+        stored = [plan.storage.get(plan.fusion.narrow(x)) for x in self.inputs]
+        self.pair = next((s.pair for s in stored if s is not None and s.pair is not None), None)
         self.lane, self.order = self._choose_lane()
         self.work = 1
         for d in self.full:
@@ -52,14 +54,15 @@ class ReduceLowering:
         """Return the axis that most operands have contiguous, and the axes by stride, outermost first."""
         b = Builder("probe")
         e = Evaluator(self.plan, self.group, b)
-        point = Point(tuple(var(f"a{i}") for i in range(len(self.full))), None, 1)
+        point = Point(tuple(var(f"a{i}") * (2 if i == self.pair else 1) for i in range(len(self.full))), None, 1)
         for x in self.inputs:
             e.at(x, point)
         loads = [s.imm[1] for s in b.body if isinstance(s, Instr) and s.op == "load"]
+        side = {s.imm[1]: 2 for s in b.body if isinstance(s, Instr) and s.out is not None and s.out.dtype == "pair"}
         weight = [0] * len(self.full)
         for index in loads:
             for a, d in enumerate(self.full):
-                weight[a] += index.coef(f"a{a}") == 1 and d > 1
+                weight[a] += index.coef(f"a{a}") == side.get(index, 1) and d > 1 and a != self.pair
         main = max(loads, key=lambda i: len(i.terms), default=Index())
         order = sorted(range(len(self.full)), key=lambda a: (-abs(main.coef(f"a{a}")), a))
         lane = max(range(len(self.full)), key=lambda a: weight[a], default=None)
@@ -149,11 +152,7 @@ class ReduceLowering:
         """Reduce a loop with several independent sums, then what is left over."""
         count = len(self.roots)
         if not low.terms and not high.terms and high.const - low.const < 2 * WAYS:
-            total = [self._start(r, lanes) for r in self.roots]
-            with self.b.carry(f"r{axis}", low, high, total) as (i, acc):
-                part = self._terms({**coords, axis: i}, lanes)
-                acc[:] = [self._combine(r, a, p) for r, a, p in zip(self.roots, acc, part, strict=True)]
-            return acc
+            return self._one_by_one(axis, low, high, [self._start(r, lanes) for r in self.roots], coords, lanes)
         quarter = self.b.let("quarter", "muldiv", high + low * -1, 1, WAYS)
         many = [self._start(r, lanes) for _ in range(WAYS) for r in self.roots]
         with self.b.carry(f"r{axis}", 0, quarter, many) as (i, acc):
@@ -168,7 +167,19 @@ class ReduceLowering:
             self._combine(r, self._combine(r, a, b), self._combine(r, c, d))
             for r, a, b, c, d in zip(self.roots, *ways, strict=True)
         ]
-        with self.b.carry(f"r{axis}", low + quarter * WAYS, high, total) as (i, acc):
+        left = low + quarter * WAYS if axis != self.pair else Index(high.const - high.const % WAYS)
+        return self._one_by_one(axis, left, high, total, coords, lanes)
+
+    def _one_by_one(
+        self, axis: int, low: Index, high: Index, total: list[Value], coords: dict[int, Index], lanes: int
+    ) -> list[Value]:
+        """Add to one sum; along an axis of pairs without a loop, for which of a pair is read must be known here."""
+        if axis == self.pair:
+            for at in range(low.const, high.const):
+                part = self._terms({**coords, axis: Index(at)}, lanes)
+                total = [self._combine(r, a, p) for r, a, p in zip(self.roots, total, part, strict=True)]
+            return total
+        with self.b.carry(f"r{axis}", low, high, total) as (i, acc):
             part = self._terms({**coords, axis: i}, lanes)
             acc[:] = [self._combine(r, a, p) for r, a, p in zip(self.roots, acc, part, strict=True)]
         return acc

@@ -162,12 +162,35 @@ class Operands:
         group = self.f.group_of.get(base)
         if group is None or not self._can_pair(base, pair, strides):
             return self.assign.copy(x, storage, "products of pairs read an operand in pairs")
+        paired = Storage(storage.buffer, strides, 0, pair)
+        if x is base and self._only_summed(x, paired):
+            self.p.stores[group] = [(n, paired if n is x else s) for n, s in self.p.stores[group]]
+            self.p.storage[x] = paired
+            return x
         alias = Node("op", x.spec, COPY, (x,), line=x.line, layer=x.layer)
         self.f.kinds[alias] = "point"
         self.f.group_of[alias] = group
         self.p.storage[alias] = storage
-        self.p.stores[group].append((base, Storage(storage.buffer, strides, 0, pair)))
+        self.p.stores[group].append((base, paired))
         return alias
+
+    def _only_summed(self, node: Node, paired: Storage) -> bool:
+        """Return whether one contraction reads a value, and otherwise only sums along the pairs: one place will do.
+
+        The gradient that goes to a convolution's kernels and its bias is the example.
+        """
+        (outer, lane), rows = order_of(node.shape, paired.strides)[-2:], node.spec.rows
+        readers = list(self.f.consumers[node])
+        sums = [s for w in readers if self.f.narrow(w) is node for s in self.f.consumers[w]]
+        contractions = [r for r in readers if self.f.narrow(r) is not node]
+        kept = node in self.f.graph.outputs or len(self.p.stores[self.f.group_of[node]]) != 1 or rows is None
+        return (
+            not kept
+            and len(contractions) == 1
+            and self.f.kinds[contractions[0]] == "contract"
+            and outer == paired.pair
+            and all(s.opname == "sum" and {rows.axis, outer} <= set(s.attrs["axes"]) - {lane} for s in sums)  # type: ignore[union-attr]
+        )
 
     def _can_pair(self, base: Node, pair: int, strides: tuple[int, ...]) -> bool:
         """Return whether the kernel of ``base`` walks its elements so that it has pairs at hand."""
