@@ -147,6 +147,25 @@ def _max_pool2d_grad(r: Rewriter, node: Node, g: Node, index: Node) -> Node:
     return r.node(ops.max_pool2d_grad, (g, index), {**a, "origin": origin}, node.spec)
 
 
+def _where(r: Rewriter, node: Node, c: Node, x: Node, other: Node) -> Node | None:
+    """Ask once per window, not once per pixel, whether the winner of a max pooling was positive: for a ReLU before it.
+
+    A window whose maximum is not positive then has no winner, which is what index 255 means.
+    """
+    masked = x.opname == "max_pool2d_grad" and c.opname == "lt" and _is_number(other, 0.0)
+    if not masked or not _is_number(c.inputs[0], 0.0) or r.uses[id(node.inputs[1])] != 1:
+        return None
+    g, around = x.inputs
+    index = around.inputs[0] if around.opname == "place" else around
+    if index.opname != "max_pool2d_index" or index.inputs[0] is not c.inputs[1]:
+        return None
+    top = r.make(ops.max_pool2d, c.inputs[1], **index.attrs)
+    winner = r.make(ops.where, r.make(ops.lt, c.inputs[0], top), index, r.constant(255, index.dtype))
+    if around is not index:
+        winner = r.make(ops.place, winner, **around.attrs)
+    return r.node(ops.max_pool2d_grad, (g, winner), x.attrs, x.spec)
+
+
 def _sum_pool2d_grad(r: Rewriter, node: Node, g: Node) -> Node:
     a = node.attrs
     g, origin = _gathered(r, g, a, a["kernel"], (1, 1), 0.0)
@@ -300,4 +319,5 @@ _RULES: dict[str, Any] = {
     "sub": _same_shape_only(0.0, 1),
     "div": _same_shape_only(1.0, 1),
     "cast": _cast,
+    "where": _where,
 }
