@@ -12,7 +12,7 @@ from smelt.cli.build import blame, build_loss, build_model, check_fit, load_data
 from smelt.cli.output import Output
 from smelt.cli.recipe import Recipe, nearest, read_recipe
 from smelt.cli.source import data_table
-from smelt.errors import RecipeError
+from smelt.errors import RecipeError, without_user_line
 from smelt.files import describe
 from smelt.measure.summary import Summary, summary
 from smelt.models import INPUT_SHAPES, MODELS
@@ -41,7 +41,7 @@ def find_model(model: str, shape: str | None, options: dict[str, Any]) -> tuple[
         recipe = Recipe("command line", {"model": {"name": model, **options}})
         network, sizes = build_model(recipe), INPUT_SHAPES[model]
     elif Path(model).exists():
-        network, sizes = smelt.load(model), known_shape(Path(model))
+        network, sizes = load_model(Path(model))
     else:
         raise RecipeError(f"{model!r}: no such file, and no network of the zoo; {nearest(model, MODELS)}")
     if shape is not None:
@@ -49,6 +49,23 @@ def find_model(model: str, shape: str | None, options: dict[str, Any]) -> tuple[
     if not sizes:
         raise RecipeError(f"'{model}': it does not say what it reads, expected --input, such as --input 1,28,28")
     return network, sizes
+
+
+def load_model(path: Path) -> tuple[smelt.nn.Module, tuple[int, ...]]:
+    """Return the network of a ``.smelt`` or ``.onnx`` file, and the shape of a sample where the file says it.
+
+    Raises
+    ------
+    FileError, RecipeError
+        When it cannot be read, or the package for it is not installed.
+    """
+    if path.suffix != ".onnx":
+        return smelt.load(path), known_shape(path)
+    try:
+        network = smelt.onnx.load(path)
+    except ImportError as error:
+        raise RecipeError(f"'{path}': {without_user_line(str(error))}") from None
+    return network, network.sample_shape
 
 
 def show(counted: Summary, output: Output) -> None:
@@ -109,8 +126,8 @@ def known_shape(path: Path) -> tuple[int, ...]:
 def evaluate_file(path: Path, data: str | None, batch_size: int, as_json: bool) -> None:
     """Print loss and accuracy of a model file on test samples."""
     output = Output(as_json)
-    model = smelt.load(path)
-    recipe, folder = _recipe_beside(path, data)
+    model, _ = load_model(path)
+    recipe, folder = recipe_beside(path, data)
     parts = load_data(recipe, folder)
     recipe.tables["train"] = {**recipe.tables.get("train", {}), "batch_size": 1}
     check_fit(recipe, model, parts)
@@ -135,7 +152,7 @@ def in_words(result: dict[str, Any]) -> str:
     return f"{result['correct']}/{result['count']} right ({100 * result['accuracy']:.2f} %), {loss}"
 
 
-def _recipe_beside(path: Path, data: str | None) -> tuple[Recipe, Path | None]:
+def recipe_beside(path: Path, data: str | None) -> tuple[Recipe, Path | None]:
     """Return what to evaluate on: --data, or the recipe in the model's folder with --data as its folder."""
     beside = path.parent / "recipe.toml"
     recipe = read_recipe(beside) if beside.is_file() else None
@@ -152,4 +169,14 @@ def _recipe_beside(path: Path, data: str | None) -> tuple[Recipe, Path | None]:
     return Recipe("command line", tables), None
 
 
-__all__ = ["evaluate_file", "in_words", "known_shape", "parse_shape", "show", "summarize_model"]
+__all__ = [
+    "evaluate_file",
+    "find_model",
+    "in_words",
+    "known_shape",
+    "load_model",
+    "parse_shape",
+    "recipe_beside",
+    "show",
+    "summarize_model",
+]

@@ -206,6 +206,46 @@ def explain(graph: bool, loops: bool, as_json: bool, target: str, options: tuple
     explain_target(_find(target, options, **rest), graph, loops, as_json)
 
 
+def _exported(command: Command) -> Command:
+    """Add what export and validate share: the model, and the options of single forms."""
+    options = (
+        click.argument("model"),
+        click.option("--input", "shape", metavar="SIZES", help="Shape of one sample, such as 1,28,28."),
+        click.option(
+            "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of a network of the zoo: width=0.5."
+        ),
+        click.option("--opset", type=int, help="Version of ONNX's operators: 26, 27 or 28.  [default: 26]"),
+        _json,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command("export")
+@_exported
+@click.option("--to", required=True, metavar="FORM", help="onnx.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write; by default here, named as MODEL is.")
+def export(model: str, options: tuple[str, ...], **given: Any) -> None:
+    """Write MODEL for other programs: a .smelt or .onnx file, or a network of the zoo."""
+    from smelt.cli.export import export_model
+
+    export_model(model, options=dict(_setting(f"model.{o}")[1:] for o in options), **given)
+
+
+@cli.command("validate")
+@_exported
+@click.option("--as", "form_name", required=True, metavar="FORM", help="onnx.")
+@click.option("--data", help="As for train; without it, what the recipe.toml beside MODEL says, or random numbers.")
+@click.option("--samples", type=click.IntRange(1), default=1000, show_default=True, help="Most test samples to run.")
+@click.pass_context
+def validate(context: click.Context, model: str, options: tuple[str, ...], **given: Any) -> None:
+    """Export MODEL, run what came out, and say how far both agree; status 1 when they do not."""
+    from smelt.cli.export import validate_model
+
+    context.exit(validate_model(model, options=dict(_setting(f"model.{o}")[1:] for o in options), **given))
+
+
 @cli.command()
 @_json
 def doctor(as_json: bool) -> None:

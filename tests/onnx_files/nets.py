@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 import smelt
@@ -90,8 +92,12 @@ def samples(shape: tuple[int, ...], count: int, seed: int = 0) -> Tensor:
     return smelt.tensor(np.random.default_rng(seed).normal(size=(count, *shape)).astype(np.float32))
 
 
+@functools.cache
 def zoo(name: str) -> tuple[nn.Module, tuple[int, ...]]:
-    """Return a network of the zoo, settled on small images, and the shape of its samples: at most 96 × 96."""
+    """Return a network of the zoo, settled on small images, and the shape of its samples: at most 96 × 96.
+
+    It is the same for all tests: to be read, not changed.
+    """
     smelt.seed(0)
     shape = models.INPUT_SHAPES[name]
     image = shape if len(shape) == 1 else (shape[0], *(min(d, 96) for d in shape[1:]))

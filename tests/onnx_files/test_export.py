@@ -77,6 +77,14 @@ def test_same_model_same_bytes_and_the_model_is_left_as_it_was() -> None:
     assert model.training and model[5].training and "forward" not in vars(model)
 
 
+def test_files_are_float32_whatever_the_precision_around() -> None:
+    build, shape = CASES["functions"]
+    model = settled(build(), shape)
+    with smelt.autocast("bf16"):
+        data = to_bytes(model, shape)
+    assert data == to_bytes(model, shape)
+
+
 def test_several_inputs_and_outputs() -> None:
     data = to_bytes(Two(), {"x": (3,), "y": (3,)})
     x, y = samples((3,), 4), samples((3,), 4, 1)

@@ -49,7 +49,10 @@ def build(source: Source) -> OnnxModel:
     builder.add_outputs()
     specs = builder.trace()
     names = use_layers(builder.steps, builder.names, specs, source.outputs)
-    model = OnnxModel(builder.steps, source.inputs, source.outputs, names)
+    declared = (source.shapes[0] or ())[1:] if source.shapes else ()
+    sample = tuple(d for d in declared if d is not None)
+    known = sample if len(sample) == len(declared) else ()
+    model = OnnxModel(builder.steps, source.inputs, source.outputs, names, known)
     model.eval()
     return model
 

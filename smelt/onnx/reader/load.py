@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from smelt.errors import FileError
 from smelt.files import PathLike
-from smelt.nn.module import Module
+
+if TYPE_CHECKING:
+    from smelt.onnx.reader.model import OnnxModel
 
 
-def load(path: PathLike) -> Module:
+def load(path: PathLike) -> OnnxModel:
     """Read a network from an ONNX file.
 
     What comes back is a module as any other, in evaluation mode: call it, compile it, summarize it, train it further,
@@ -27,7 +30,7 @@ def load(path: PathLike) -> Module:
 
     Returns
     -------
-    Module
+    OnnxModel
         Its arguments are the file's inputs, in order. Several outputs come as a tuple.
 
     Raises

@@ -127,10 +127,19 @@ class OnnxModel(Module):
     ----------
     inputs, outputs : list of str
         Names in the file, in order.
+    sample_shape : tuple of int
+        Shape of one sample of the first input; empty where the file does not say it.
     """
 
-    def __init__(self, steps: list[Step], inputs: list[str], outputs: list[str], names: dict[str, str]) -> None:
-        self.inputs, self.outputs = inputs, outputs
+    def __init__(
+        self,
+        steps: list[Step],
+        inputs: list[str],
+        outputs: list[str],
+        names: dict[str, str],
+        sample_shape: tuple[int, ...] = (),
+    ) -> None:
+        self.inputs, self.outputs, self.sample_shape = inputs, outputs, sample_shape
         self._steps, self._names = steps, names
         self._forget()
 

@@ -21,6 +21,7 @@ from smelt.nn.module import Module
 from smelt.onnx.names import Names
 from smelt.onnx.package import require_onnx
 from smelt.ops.primitive import Rows, Spec
+from smelt.precision import autocast
 from smelt.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _trace(
     full = {name: (_TRACED_BATCH if batch is None else batch, *shape) for name, shape in shapes.items()}
     if not shapes or not all(isinstance(d, int) and d > 0 for shape in full.values() for d in shape):
         raise ShapeError(at_user_line(f"onnx: expected sizes of at least 1, received {dict(shapes)}"))
-    with no_grad(), tracer.watching(model):
+    with no_grad(), autocast("f32"), tracer.watching(model):
         result = model(*(Tensor(tracer.input(name, Spec(s, dtype, rows))) for name, s in full.items()))
         return [tracer.lift(t) for t in leaves(result)]
 
