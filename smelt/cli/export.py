@@ -1,115 +1,73 @@
 """``smelt export`` and ``smelt validate``: a model in; files for other programs, or how far these agree with it, out.
 
-``FORMATS`` is the table of forms: how each is written, and how it is run to be compared.
+``smelt.cli.forms.FORMS`` says which forms there are.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import smelt
+from smelt import nn
+from smelt.autograd import no_grad
 from smelt.cli.build import load_data
+from smelt.cli.forms import FORMS
+from smelt.cli.forms.form import Form
 from smelt.cli.inspect import find_model, recipe_beside
 from smelt.cli.output import Output
 from smelt.errors import RecipeError, ShapeError, without_user_line
-from smelt.export.agreement import Agreement, Run, compare
+from smelt.export.agreement import Agreement, compare
 from smelt.models import MODELS
 from smelt.nn.module import Module
+from smelt.tensor import Tensor
 
-Shape = tuple[int, ...]
 DIFFERS = 1  # exit status
 
 
-@dataclass(frozen=True)
-class Built:
-    """An exported form that can be run: the function, what runs it in words, and figures about it."""
-
-    run: Run
-    runner: str
-    figures: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Format:
-    """One form of a network for other programs.
-
-    ``write`` is given the model, the shape of one sample, the path and the form's own options, and returns what it
-    wrote; ``build`` makes the form in a folder, to be run. ``options`` names the options that mean something to it.
-    """
-
-    suffix: str
-    write: Callable[..., list[Path]]
-    build: Callable[..., Built]
-    options: tuple[str, ...] = ()
-
-
-def _write_onnx(model: Module, shape: Shape, path: Path, **options: Any) -> list[Path]:
-    smelt.export.onnx(model, path, shape, **options)
-    return [path]
-
-
-def _build_onnx(model: Module, shape: Shape, folder: Path, **options: Any) -> Built:
-    path = folder / "model.onnx"
-    _write_onnx(model, shape, path, **options)
-    figures = {"bytes": path.stat().st_size}
-    try:
-        import onnxruntime
-    except ImportError:
-        again = smelt.onnx.load(path).compile()
-        why = "Smelt's own reader, for ONNX Runtime is not installed"
-        return Built(lambda x: [again(x).numpy()], why, figures)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return Built(lambda x: session.run(None, {name: x}), f"ONNX Runtime {onnxruntime.__version__}", figures)
-
-
-FORMATS: dict[str, Format] = {
-    "onnx": Format(".onnx", _write_onnx, _build_onnx, ("opset",)),
-}
-
-
-def _format(name: str, given: dict[str, Any]) -> tuple[Format, dict[str, Any]]:
-    """Return a form and the options for it, or say which there are."""
-    if name not in FORMATS:
-        raise RecipeError(f"{name!r}: no such form, expected {', '.join(FORMATS)}")
-    chosen = {key: value for key, value in given.items() if value is not None}
-    for key in chosen:
-        if key not in FORMATS[name].options:
-            raise RecipeError(f"--{key}: means nothing to {name}, expected {_listed(FORMATS[name].options)}")
-    return FORMATS[name], chosen
-
-
-def _listed(options: tuple[str, ...]) -> str:
-    return ", ".join(f"--{o}" for o in options) or "no options"
-
-
 def export_model(
-    model: str, to: str, out: Path | None, shape: str | None, options: dict[str, Any], as_json: bool, **given: Any
+    model: str,
+    to: str,
+    out: Path | None,
+    data: str | None,
+    shape: str | None,
+    options: dict[str, Any],
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Write a model in the form ``to``.
 
     Raises
     ------
-    RecipeError, FileError, ExportError, ShapeError
-        When there is no such model or form, or it cannot be written.
+    RecipeError, DataError, FileError, ExportError, ShapeError
+        When there is no such model, form or data, or it cannot be written.
     """
     output = Output(as_json)
-    form, chosen = _format(to, given)
-    network, sizes = find_model(model, shape, options)
-    path = out if out is not None else Path(f"{Path(model).stem}{form.suffix}")
+    form = _form(to)
+    chosen = _meant(given, form.options, f"export --to {to}")
+    title = Path(model).stem
+    path = out if out is not None else Path(f"{title}{form.suffix}" if form.suffix else ".")
     if path.exists() and Path(model).exists() and path.samefile(model):
         raise RecipeError(f"'{path}': is what is to be exported, expected --out, another place to write to")
-    with _installed():
-        written = form.write(network, sizes, path, **chosen)
-    output.result({"model": model, "to": to, "files": {str(p): p.stat().st_size for p in written}})
-    for p in written:
-        output.say(f"{p}: {p.stat().st_size:,} bytes, for samples of {'×'.join(map(str, sizes))}")
+    if "self_test" in chosen:
+        network, sizes, x, _, words = _subject(model, data, chosen["self_test"], shape, options)
+        chosen["samples"] = x
+    elif data is not None:
+        raise RecipeError("--data: its samples are recorded, expected --self-test, how many of them")
+    else:
+        network, sizes = find_model(model, shape, options)
+        words = ""
+    with _installed(), _fitting(model, sizes):
+        written = form.write(network, sizes, path, title, **chosen)
+    files = {str(p): p.stat().st_size for p in written.files}
+    output.result({"model": model, "to": to, "files": files, "data": words or None, **written.figures})
+    recorded = f"; recorded: {words}" if words else ""
+    output.say(f"{model} as {to}, for samples of {_times(sizes)}{recorded}")
+    for name, size in files.items():
+        output.say(f"{name}: {size:,} bytes")
+    _say_figures(output, written.figures)
 
 
 def validate_model(
@@ -135,24 +93,18 @@ def validate_model(
         When there is no such model, form or data, or it cannot be built.
     """
     output = Output(as_json)
-    form, chosen = _format(form_name, given)
-    x, labels, words = _samples(model, data, samples)
-    network, sizes = find_model(model, shape if shape or x is None else _sizes(x), options)
-    if x is None:
-        x = np.random.default_rng(0).normal(size=(samples, *sizes)).astype(np.float32)
-    with tempfile.TemporaryDirectory() as folder, _installed():
-        try:
-            built = form.build(network, sizes, Path(folder), **chosen)
-            found = compare(network, built.run, x, labels)
-        except ShapeError as error:
-            shown = "×".join(map(str, x.shape[1:]))
-            raise RecipeError(f"{model!r}: does not take samples of {shown}: {without_user_line(str(error))}") from None
+    form = _form(form_name)
+    chosen = _meant(given, form.build_options, f"validate --as {form_name}")
+    network, sizes, x, labels, words = _subject(model, data, samples, shape, options)
+    with tempfile.TemporaryDirectory() as folder, _installed(), _fitting(model, sizes):
+        built = form.build(network, sizes, Path(folder), **chosen)
+        found = compare(network, built.run, x, labels)
     result = {"model": model, "form": form_name, "runner": built.runner, "data": words, **found.to_dict()}
     output.result({**result, **built.figures})
     output.say(f"{model} as {form_name}, run by {built.runner}, on {words}")
     for line in in_words(found):
         output.say(line)
-    output.say(", ".join(f"{key} {value:,}" for key, value in built.figures.items()))
+    _say_figures(output, built.figures)
     return 0 if found.agrees else DIFFERS
 
 
@@ -172,8 +124,71 @@ def in_words(found: Agreement) -> list[str]:
     return lines
 
 
-def _sizes(x: np.ndarray) -> str:
-    return ",".join(map(str, x.shape[1:]))
+def _say_figures(output: Output, figures: dict[str, Any]) -> None:
+    if figures:
+        output.say(", ".join(f"{key} {v:,}" if isinstance(v, int) else f"{key} {v}" for key, v in figures.items()))
+
+
+def _form(name: str) -> Form:
+    """Return a form, or say which there are."""
+    if name not in FORMS:
+        raise RecipeError(f"{name!r}: no such form, expected {', '.join(FORMS)}")
+    return FORMS[name]
+
+
+def _meant(given: dict[str, Any], options: tuple[str, ...], words: str) -> dict[str, Any]:
+    """Return the options that were given; all must be among those that mean something."""
+    chosen = {key: value for key, value in given.items() if value is not None}
+    for key in chosen:
+        if key not in options:
+            raise RecipeError(f"{_dashed(key)}: means nothing to {words}, expected {_listed(options)}")
+    return chosen
+
+
+def _dashed(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
+def _listed(options: tuple[str, ...]) -> str:
+    return ", ".join(map(_dashed, options)) or "no such options"
+
+
+def _times(sizes: tuple[int, ...]) -> str:
+    return "×".join(map(str, sizes))
+
+
+def _subject(
+    model: str, data: str | None, count: int, shape: str | None, options: dict[str, Any]
+) -> tuple[Module, tuple[int, ...], np.ndarray, np.ndarray | None, str]:
+    """Return a network, the shape of a sample, samples, their classes if they have some, and the samples in words."""
+    x, labels, words = _samples(model, data, count)
+    given = shape if shape or x is None else ",".join(map(str, x.shape[1:]))
+    network, sizes = find_model(model, given, options)
+    if x is None:
+        x = np.random.default_rng(0).normal(size=(count, *sizes)).astype(np.float32)
+    elif x.shape[1:] != sizes:
+        raise RecipeError(f"--input {shape}: expected the shape of the samples, {_times(x.shape[1:])}")
+    if model in MODELS:
+        with _fitting(model, sizes):
+            _settle(network, x[:8])
+    return network, sizes, x, labels, words
+
+
+def _settle(network: Module, x: np.ndarray) -> None:
+    """Let batch normalization take its statistics from samples.
+
+    A network that was never trained would else shrink what it reads until its outputs are its last biases, and any
+    two programs would agree.
+    """
+    normalizing = [m for _, m in network.named_modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    momenta = [m.momentum for m in normalizing]
+    with no_grad():
+        for m in normalizing:
+            m.momentum = 1.0
+        network.train()(Tensor(x))
+    for m, momentum in zip(normalizing, momenta, strict=True):
+        m.momentum = momentum
+    network.eval()
 
 
 def _samples(model: str, data: str | None, count: int) -> tuple[np.ndarray | None, np.ndarray | None, str]:
@@ -199,3 +214,18 @@ class _installed:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ImportError):
             raise RecipeError(without_user_line(str(error))) from None
+
+
+class _fitting:
+    """Tells a shape that does not fit the model with the model's name."""
+
+    def __init__(self, model: str, sizes: tuple[int, ...]) -> None:
+        self.model, self.sizes = model, sizes
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ShapeError):
+            shown = f"does not take samples of {_times(self.sizes)}"
+            raise RecipeError(f"{self.model!r}: {shown}: {without_user_line(str(error))}") from None

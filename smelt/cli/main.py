@@ -214,7 +214,7 @@ def _exported(command: Command) -> Command:
         click.option(
             "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of a network of the zoo: width=0.5."
         ),
-        click.option("--opset", type=int, help="Version of ONNX's operators: 26, 27 or 28.  [default: 26]"),
+        click.option("--opset", type=int, help="onnx: version of the operators: 26, 27 or 28.  [default: 26]"),
         _json,
     )
     for option in reversed(options):
@@ -224,8 +224,12 @@ def _exported(command: Command) -> Command:
 
 @cli.command("export")
 @_exported
-@click.option("--to", required=True, metavar="FORM", help="onnx.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where to write; by default here, named as MODEL is.")
+@click.option("--to", required=True, metavar="FORM", help="c (C99 source) or onnx.")
+@click.option("--out", type=click.Path(path_type=Path), help="File, or folder for c; by default here.")
+@click.option("--name", help="c: prefix of every name and file.")
+@click.option("--arena", type=click.Choice(["caller", "static"]), help="c: who keeps the memory.  [default: caller]")
+@click.option("--self-test", type=click.IntRange(1), metavar="N", help="c: record N samples, and write a test of them.")
+@click.option("--data", help="What --self-test records, as for validate.")
 def export(model: str, options: tuple[str, ...], **given: Any) -> None:
     """Write MODEL for other programs: a .smelt or .onnx file, or a network of the zoo."""
     from smelt.cli.export import export_model
@@ -235,7 +239,7 @@ def export(model: str, options: tuple[str, ...], **given: Any) -> None:
 
 @cli.command("validate")
 @_exported
-@click.option("--as", "form_name", required=True, metavar="FORM", help="onnx.")
+@click.option("--as", "form_name", required=True, metavar="FORM", help="c or onnx.")
 @click.option("--data", help="As for train; without it, what the recipe.toml beside MODEL says, or random numbers.")
 @click.option("--samples", type=click.IntRange(1), default=1000, show_default=True, help="Most test samples to run.")
 @click.pass_context

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,9 +15,13 @@ import pytest
 import smelt
 from smelt import nn
 from smelt.cli import export
+from smelt.cli.forms import FORMS
+from smelt.cli.forms.form import Built, Form, Written
 from smelt.export.agreement import compare
 
 from .small import Smelt, write_idx
+
+compiled = pytest.mark.skipif(shutil.which("cc") is None, reason="cc is not installed")
 
 
 @pytest.fixture
@@ -33,11 +39,54 @@ def model(tmp_path: Path) -> Path:
 def test_export_writes_one_file(smelt_command: Smelt, model: Path) -> None:
     done = smelt_command("export", model, "--to", "onnx")
     size = Path("net.onnx").stat().st_size
-    assert (done.status, done.err, done.out) == (0, "", f"net.onnx: {size:,} bytes, for samples of 1×28×28\n")
+    assert (done.status, done.err) == (0, "")
+    assert done.out == f"{model} as onnx, for samples of 1×28×28\nnet.onnx: {size:,} bytes\n"
     assert [n.name for n in onnx.load("net.onnx").graph.node] == ["0", "1", "2", "3", "4"]
     told = json.loads(smelt_command("export", model, "--to", "onnx", "--out", "b.onnx", "--opset", 28, "--json").out)
-    assert told == {"model": str(model), "to": "onnx", "files": {"b.onnx": Path("b.onnx").stat().st_size}}
+    files = {"b.onnx": Path("b.onnx").stat().st_size}
+    assert told == {"model": str(model), "to": "onnx", "files": files, "data": None}
     assert onnx.load("b.onnx").opset_import[0].version == 28
+
+
+@compiled
+def test_c_with_its_self_test_compiles_and_passes(smelt_command: Smelt, model: Path) -> None:
+    done = smelt_command("export", model, "--to", "c", "--out", "made", "--self-test", 3, "--data", "idx")
+    assert (done.status, done.err) == (0, "")
+    first, *files, figures = done.out.splitlines()
+    assert first.startswith(f"{model} as c, for samples of 1×28×28; recorded: 3 samples of ")
+    assert [line.split(":")[0] for line in files] == ["made/net.c", "made/net.h", "made/net_test.c"]
+    assert figures.startswith(f"constants {4 * (4 * 9 + 4 + 784 * 10 + 10):,}, arena ")
+    subprocess.run(["cc", "made/net.c", "made/net_test.c", "-o", "made/net", "-lm"], check=True)
+    ran = subprocess.run(["made/net"], capture_output=True, text=True, check=True)
+    assert ran.stdout == "net: passed, 0 numbers wrong in 3 runs\n"
+
+
+def test_c_is_written_here_under_the_models_name_or_another(smelt_command: Smelt) -> None:
+    told = json.loads(smelt_command("export", "lenet_300_100", "--to", "c", "--arena", "static", "--json").out)
+    assert list(told["files"]) == ["lenet_300_100.c", "lenet_300_100.h"]
+    assert told["constants"] == 4 * 266_610 and told["arena"] == 1600
+    assert smelt_command("export", "lenet_300_100", "--to", "c", "--name", "digits").status == 0
+    assert "void digits_run(const float *x, float *y, digits_arena *arena);" in Path("digits.h").read_text()
+
+
+@compiled
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_network_of_the_zoo_agrees(smelt_command: Smelt, form: str) -> None:
+    told = json.loads(smelt_command("validate", "ds_cnn", "--as", form, "--samples", 4, "--json").out)
+    assert told["agrees"] and told["samples"] == told["same_class"] == 4 and told["relative"] < 1e-5
+
+
+def test_a_network_that_was_never_trained_tells_samples_apart() -> None:
+    network, _, x, _, _ = export._subject("ds_cnn", None, 3, None, {})
+    out = network.compile()(x).numpy()
+    assert out.std(0).max() > 0.01 * np.abs(out).max()
+    assert not network.training and {m.momentum for _, m in network.named_modules() if hasattr(m, "momentum")} == {0.1}
+
+
+def test_help_names_every_form(smelt_command: Smelt) -> None:
+    for verb in ("export", "validate"):
+        line = next(line for line in smelt_command(verb, "--help").out.splitlines() if "FORM " in line)
+        assert all(name in line for name in FORMS)
 
 
 def test_a_network_of_the_zoo_and_an_onnx_file_are_models_too(smelt_command: Smelt) -> None:
@@ -52,9 +101,7 @@ def test_validate_compares_on_real_samples(smelt_command: Smelt, model: Path) ->
     done = smelt_command("validate", model, "--as", "onnx", "--data", "idx", "--samples", 40)
     assert (done.status, done.err) == (0, "")
     first, verdict, classes, figures = done.out.splitlines()
-    assert (
-        first.startswith(f"{model} as onnx, run by ") and first.endswith("on 40 samples of MNIST test images".lower())
-    ) or "40" in first
+    assert first.startswith(f"{model} as onnx, run by ") and first.endswith(" on 40 samples of mnist test")
     assert verdict.startswith("agrees: largest difference ")
     assert classes.startswith("same class for 40 of 40 samples; ")
     assert figures.startswith("bytes ")
@@ -74,23 +121,35 @@ def test_without_onnx_runtime_smelts_reader_runs_the_file(
 def test_a_form_that_differs_ends_with_status_1(
     smelt_command: Smelt, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(network: nn.Module, shape: tuple[int, ...], folder: Path) -> export.Built:
-        return export.Built(lambda x: [network(smelt.tensor(x)).numpy() + 0.5], "a broken program", {"flash": 7})
+    def build(network: nn.Module, shape: tuple[int, ...], folder: Path) -> Built:
+        return Built(lambda x: [network(smelt.tensor(x)).numpy() + 0.5], "a broken program", {"flash": 7})
 
-    network = smelt.load(model)
-    monkeypatch.setitem(
-        export.FORMATS, "broken", export.Format("", lambda *a: [], lambda m, s, f: build(network, s, f))
-    )
+    monkeypatch.setitem(FORMS, "broken", Form(lambda *a: Written([]), build))
     done = smelt_command("validate", model, "--as", "broken", "--samples", 8)
     assert done.status == 1 and "differs: largest difference 0.5" in done.out and "flash 7" in done.out
 
 
 def test_errors_are_one_line(smelt_command: Smelt, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "'tflite': no such form, expected onnx" in smelt_command("export", model, "--to", "tflite").error
-    assert "received 3" in smelt_command("export", model, "--to", "onnx", "--opset", 3).error
-    assert (
-        "does not take samples of 1×8×8" in smelt_command("validate", model, "--as", "onnx", "--data", "digits").error
-    )
+    cases = {
+        "'tflite': no such form, expected c, onnx": ("export", model, "--to", "tflite"),
+        "received 3": ("export", model, "--to", "onnx", "--opset", 3),
+        "--name: means nothing to export --to onnx, expected --opset": (
+            *("export", model, "--to", "onnx", "--name", "x"),
+        ),
+        "--opset: means nothing to validate --as c, expected no such options": (
+            *("validate", model, "--as", "c", "--opset", 28),
+        ),
+        "does not take samples of 1×8×8: layer 4": ("validate", model, "--as", "onnx", "--data", "digits"),
+        "expected --self-test": ("export", model, "--to", "c", "--data", "idx"),
+        "--input 1,8,8: expected the shape of the samples, 1×28×28": (
+            *("validate", model, "--as", "onnx", "--data", "idx", "--input", "1,8,8"),
+        ),
+        "expected lower-case letters": ("export", model, "--to", "c", "--name", '*/ system("x"); /*'),
+        "expected --out, another place": ("export", model, "--to", "c", "--out", model),
+    }
+    for message, command in cases.items():
+        done = smelt_command(*command)
+        assert done.status == 2 and message in done.error, (done.error, message)
     Path("bad.onnx").write_bytes(b"no network")
     assert "damaged or not an ONNX file" in smelt_command("summary", "bad.onnx").error
     monkeypatch.setitem(sys.modules, "onnx", None)

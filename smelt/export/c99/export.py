@@ -24,7 +24,7 @@ from smelt.tensor import Tensor
 from smelt.train.steps import mode
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_KEYWORDS = re.compile(
+KEYWORDS = re.compile(
     "auto|break|case|char|const|continue|default|do|double|else|enum|extern|float|for|goto|if|inline|int|long|main|"
     "register|restrict|return|short|signed|sizeof|static|struct|switch|typedef|union|unsigned|void|volatile|while"
 )
@@ -149,7 +149,7 @@ def c(
     keywords.c, keywords.h: constants 90,416 bytes, arena 64,000 bytes, arrays on the stack 1,280 bytes, \
 2,656,768 multiply-accumulates
     """
-    if not _NAME.fullmatch(name) or _KEYWORDS.fullmatch(name):
+    if not _NAME.fullmatch(name) or KEYWORDS.fullmatch(name):
         raise ExportError(at_user_line(f"c: name: expected lower-case letters, digits and _, received {name!r}"))
     for what, value, choices in (("arena", arena, ("caller", "static")), ("ends", ends, ("caller", "arena"))):
         if value not in choices:

@@ -1,0 +1,58 @@
+"""The form ``c``: C99 source in a folder, run after this machine's C compiler has made a library of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import smelt
+from smelt.cli.forms.form import Built, Form, Shape, Written
+from smelt.export.c99.export import KEYWORDS, CExport
+from smelt.export.c99.host import compiler
+from smelt.nn.module import Module
+
+FLAGS = ("-O3", "-march=native")
+
+
+def identifier(title: str) -> str:
+    """Return a model's name as one for C.
+
+    Examples
+    --------
+    >>> [identifier(title) for title in ("Best net-2", "7", "while")]
+    ['best_net_2', 'n7', 'while_']
+    """
+    name = re.sub(r"[^a-z0-9_]", "_", title.lower())[:39]
+    if not name[:1].isalpha():
+        name = f"n{name}"[:39]
+    return f"{name}_" if KEYWORDS.fullmatch(name) else name
+
+
+def write(model: Module, shape: Shape, path: Path, title: str, name: str | None = None, **options: Any) -> Written:
+    """Write the files into a folder."""
+    options.pop("self_test", None)
+    made = smelt.export.c(model, path, shape, name=name or identifier(title), **options)
+    return Written([path / file for file in made.files], figures(made))
+
+
+def figures(made: CExport) -> dict[str, Any]:
+    """Return the bytes that a network needs where it runs, as far as the source says."""
+    return {"constants": made.constant_bytes, "arena": made.arena_bytes, "stack arrays": made.stack_bytes}
+
+
+def build(model: Module, shape: Shape, folder: Path) -> Built:
+    """Compile the files for this machine."""
+    made = smelt.export.c(model, None, shape)
+    network = made.load(FLAGS)
+
+    def run(x: np.ndarray) -> list[np.ndarray]:
+        outputs = [network(x[i : i + 1]) for i in range(len(x))]
+        return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+
+    return Built(run, f"{Path(str(compiler())).name} {' '.join(FLAGS)}", figures(made))
+
+
+FORM = Form(write, build, options=("name", "arena", "self_test"))
