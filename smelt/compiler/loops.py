@@ -84,7 +84,8 @@ class Buffer:
     """Memory a kernel reads or writes: ``kind`` is input, output, state, constant or arena.
 
     ``slot`` numbers inputs, outputs, states and constants in the pointer table; ``offset`` is the byte position of
-    an arena buffer, set by the memory plan. A ``zeroed`` one is zero before the first run, and its place is its own.
+    an arena buffer, set by the memory plan. One with a ``border`` is zero before the first run, and nobody writes that
+    border: its place serves only buffers with the same one.
     """
 
     name: str
@@ -93,7 +94,7 @@ class Buffer:
     kind: str
     slot: int = -1
     offset: int = -1
-    zeroed: bool = False
+    border: tuple | None = None
 
     @property
     def nbytes(self) -> int:

@@ -32,7 +32,6 @@ from smelt.compiler.passes.storage import Plan, plan_storage
 from smelt.graph.graph import Graph, Node, format_graph
 from smelt.ops.custom import Custom
 
-BORDER = 8  # a border of less than one part in so many is cheap to fill, and its place then serves others too
 _LOWER = {"map": lower_map, "reduce": lower_reduce, "contract": lower_contract, "call": lower_call}
 
 
@@ -117,7 +116,7 @@ def lower(
     """Return the kernels of a graph for a processor.
 
     When threads work ``apart``, each on samples and in an arena of its own, kernels simply follow one another. Borders
-    of zeros are ``zeroed`` once, before the first run, or else in every run: they take a place of their own for it.
+    of zeros are ``zeroed`` once, before the first run, or else in every run: only equal ones then share a place.
     Without ``fused``, there is a kernel for each operation.
     """
     made = kernels_of(graph, state_strides, isa, zeroed, fused)
@@ -175,9 +174,9 @@ def kernels_of(
             loads[task] = used
     fills: dict[Node, Task] = {}
     for i, (node, storage) in enumerate(plan.fills):
-        border = node.spec.size - node.inputs[0].spec.size
-        if zeroed and node.attrs["fill"] == 0 and border * BORDER >= node.spec.size:
-            storage.buffer.zeroed = True
+        a = node.attrs
+        if zeroed and a["fill"] == 0:
+            storage.buffer.border = (storage.strides, a["shape"], a["start"], a["step"], node.inputs[0].shape)
             continue
         kernel = lower_fill(node, storage, isa, f"f{i}_fill")
         kernel.note = f"fill around place {node.shape}"

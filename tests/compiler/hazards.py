@@ -20,6 +20,7 @@ from smelt.compiler.loops import ITEMSIZE, Buffer, If, Index, Instr, Kernel, Let
 from smelt.compiler.program import Lowered
 
 Mask = np.ndarray
+ZEROED = -2  # what a byte holds that was zeroed before the first run
 
 
 def share(range_: Range, rows: int, thread: int, threads: int) -> tuple[int, int]:
@@ -143,8 +144,8 @@ def find_hazards(lowered: Lowered, rows: int, threads: int, capacity: int = 0) -
     numbers: dict[Buffer, int] = {}
     written: dict[Buffer, Mask] = {}
     borders = zeroed(lowered)
-    for buffer in borders:
-        holds[_span(buffer)] = numbers.setdefault(buffer, len(numbers))
+    for buffer, border in borders.items():
+        holds[_span(buffer)][_bytes(buffer, border)] = ZEROED
     for i, phase in enumerate(lowered.phases):
         touched = [_phase_of_thread(phase, rows, thread, threads, problems) for thread in range(threads)]
         problems += [f"phase {i}: {text}" for text in _races(touched, lowered.arena_bytes)]
@@ -159,9 +160,9 @@ def find_hazards(lowered: Lowered, rows: int, threads: int, capacity: int = 0) -
                         mine[_span(buffer)][_bytes(buffer, mask)] = number
                         after[_span(buffer)][_bytes(buffer, mask)] = number
                 for buffer, mask in t.reads.items():
-                    unknown = mask & ~absent.get(buffer, np.False_)
+                    unknown = mask & ~absent.get(buffer, np.False_) & ~borders.get(buffer, np.False_)
                     if buffer.kind == "arena":
-                        unknown = _bytes(buffer, unknown) & (mine[_span(buffer)] != numbers.get(buffer, -2))
+                        unknown = _bytes(buffer, unknown) & (mine[_span(buffer)] != numbers.get(buffer, -3))
                         if unknown.any():
                             count = np.count_nonzero(unknown)
                             problems.append(f"phase {i}: {name} reads {count} bytes of {buffer.name} not written yet")
@@ -170,8 +171,8 @@ def find_hazards(lowered: Lowered, rows: int, threads: int, capacity: int = 0) -
     for buffer, border in borders.items():
         if (written.get(buffer, np.False_) & border).any():
             problems.append(f"{buffer.name} is zero around what it holds, but that is written")
-        if (holds[_span(buffer)] != numbers[buffer]).any():
-            problems.append(f"{buffer.name} is zeroed once, but shares its place")
+        if (holds[_span(buffer)][_bytes(buffer, border)] != ZEROED).any():
+            problems.append(f"{buffer.name} is zero around what it holds, but others write there")
     problems += _unwritten(lowered, written, rows, capacity)
     return list(dict.fromkeys(problems))
 
@@ -180,7 +181,7 @@ def zeroed(lowered: Lowered) -> dict[Buffer, Mask]:
     """Return the elements of buffers that must still be zero whenever the step runs."""
     out = {}
     for node, storage in lowered.plan.fills:
-        if storage.buffer.zeroed:
+        if storage.buffer.border is not None:
             border = np.ones(storage.buffer.size, bool)
             view = np.lib.stride_tricks.as_strided(border, node.shape, storage.strides)
             start, step, inner = node.attrs["start"], node.attrs["step"], node.inputs[0].shape

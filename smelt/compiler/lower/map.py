@@ -7,6 +7,7 @@ node gathers over windows with a stride, the image's axes are walked one residue
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 
 from smelt.compiler.isa import Isa
@@ -53,13 +54,16 @@ class MapLowering:
             self.e = Evaluator(self.plan, self.group, self.b)
             return self.b.finish(Range(0)), set()
         self.across = self._transposed_axis(runs)
+        if parallel is not None and parallel != self.pair and self._one_large_sample(parallel):
+            with self.b.loop("row", 0, var("n")) as row:
+                return self._without_rows(runs, {parallel: row})
         if parallel is not None:
             assert rows is not None
             self.b.choose("shared", "samples")
             with self._loop_rows(parallel) as row:
                 self._nest(runs, {parallel: self._place(parallel, row)})
             return self.b.finish(Range(per=rows.per, grain=2 if parallel == self.pair else 1)), self.e.used
-        return self._without_rows(runs)
+        return self._without_rows(runs, {})
 
     def _copies_along(self, axis: int) -> bool:
         """Return whether this is a copy of what lies contiguously along ``axis``: it is better not cut there."""
@@ -90,12 +94,17 @@ class MapLowering:
         self.e.hoist(self.group.nodes, self.lanes)
         return self.b.loop("row", var("lo"), var("hi"))
 
-    def _without_rows(self, runs: list[list[int]]) -> tuple[Kernel, set[Node]]:
+    def _one_large_sample(self, rows: int) -> bool:
+        """Return whether the batch is one sample, large enough to be shared by the threads at the cost of a barrier."""
+        return self.shape[rows] == 1 and math.prod(self.shape) >= 16 * GRAIN
+
+    def _without_rows(self, runs: list[list[int]], coords: dict[int, Index]) -> tuple[Kernel, set[Node]]:
+        """Share elements among the threads; ``coords`` are those of the axes that are walked already."""
         self.e = Evaluator(self.plan, self.group, self.b)
         self.e.hoist(self.group.nodes, self.lanes)
         if not runs:
             self.b.choose("shared", "one thread: one number")
-            self._nest([], {})
+            self._nest([], coords)
             return self.b.finish(Range(1)), self.e.used
         sizes = [self._rounds(r) for r in runs]
         outer = max(
@@ -107,29 +116,29 @@ class MapLowering:
             run = runs[outer]
             self.b.choose("shared", "elements along an outer axis")
             with self.b.loop("i", var("lo"), var("hi")) as i:
-                self._nest([r for r in runs if r is not run], {run[-1]: self._place(run[-1], i)})
+                self._nest([r for r in runs if r is not run], {**coords, run[-1]: self._place(run[-1], i)})
             return self.b.finish(Range(sizes[outer])), self.e.used
         if self.across is not None and len(runs) == 2:
             self.b.choose("shared", "bands of transposed squares")
-            self._squares(runs[-1], {}, shared=True)
+            self._squares(runs[-1], coords, shared=True)
             return self.b.finish(Range(self._size(self.across), grain=self.lanes)), self.e.used
         if len(runs) == 1 and not self._split(runs[0]) and self.pair is None and sizes[0] > 4 * GRAIN:
-            return self._flat(runs[0], sizes[0])
+            return self._flat(runs[0], sizes[0], coords)
         self.b.choose("shared", "one thread: too little to share")
-        self._nest(runs, {})
+        self._nest(runs, coords)
         return self.b.finish(Range(1)), self.e.used
 
-    def _flat(self, run: list[int], size: int) -> tuple[Kernel, set[Node]]:
+    def _flat(self, run: list[int], size: int, coords: dict[int, Index]) -> tuple[Kernel, set[Node]]:
         self.b.choose("shared", f"runs of {GRAIN} elements")
         axis = run[-1]
         whole = size - size % self.lanes
         stop = self.b.let("stop", "min", var("hi") * GRAIN, whole)
         with self.b.loop("i", var("lo") * GRAIN, stop, self.lanes) as i:
-            self._body({axis: i}, axis, self.lanes)
+            self._body({**coords, axis: i}, axis, self.lanes)
         if whole < size:
             with self.b.when(size - 1, var("hi") * GRAIN):
                 for start, width in pieces(size, self.lanes):
-                    self._body({axis: Index(start)}, axis, width)
+                    self._body({**coords, axis: Index(start)}, axis, width)
         return self.b.finish(Range(size, grain=GRAIN)), self.e.used
 
     def _size(self, run: Sequence[int]) -> int:

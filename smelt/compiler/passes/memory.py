@@ -1,12 +1,14 @@
 """Memory: give every buffer of the arena an offset, so that buffers alive in the same phase never overlap.
 
 In: phases of kernels. Out: the arena's size in bytes; offsets are set on the buffers. Placement is greedy by size,
-largest first, at the lowest offset that is free during the buffer's life. Zeroed buffers live always.
+largest first, at the lowest offset that is free during the buffer's life. A border that is zeroed once must stay so:
+its place serves nobody but buffers with the same border.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from smelt.compiler.loops import Buffer, Kernel
 
@@ -21,25 +23,51 @@ def lives(phases: Sequence[Sequence[Kernel]]) -> dict[Buffer, tuple[int, int]]:
             for buffer in kernel.reads | kernel.writes:
                 if buffer.kind == "arena":
                     first, _ = out.get(buffer, (i, i))
-                    out[buffer] = (0, len(phases) - 1) if buffer.zeroed else (first, i)
+                    out[buffer] = (first, i)
     return out
+
+
+@dataclass
+class _Place:
+    """Where one buffer lies, or several with equal borders one after the other, and the life of all of them."""
+
+    buffers: list[Buffer]
+    first: int
+    last: int
+
+    @property
+    def nbytes(self) -> int:
+        return -(-max(self.buffers[0].nbytes, 1) // ALIGNMENT) * ALIGNMENT
 
 
 def plan_memory(phases: Sequence[Sequence[Kernel]]) -> int:
     """Set the offsets of all arena buffers; return the arena's bytes."""
     live = lives(phases)
+    places: list[_Place] = []
+    bordered: dict[tuple, list[_Place]] = {}
+    for buffer, (first, last) in sorted(live.items(), key=lambda i: (i[1], i[0].name)):
+        like = bordered.setdefault((buffer.border, buffer.dtype), []) if buffer.border else []
+        free = next((p for p in like if p.last < first), None)
+        if free is None:
+            free = _Place([], first, last)
+            places.append(free)
+            like.append(free)
+        free.buffers.append(buffer)
+        free.last = last
+    for like in bordered.values():
+        for place in like:
+            place.first, place.last = 0, len(phases) - 1
     placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last
     top = 0
-    for buffer in sorted(live, key=lambda b: (-b.nbytes, b.name)):
-        first, last = live[buffer]
-        size = -(-max(buffer.nbytes, 1) // ALIGNMENT) * ALIGNMENT
+    for place in sorted(places, key=lambda p: (-p.buffers[0].nbytes, p.buffers[0].name)):
         offset = 0
         for start, end, a, z in sorted(placed):
-            if a <= last and first <= z and start < offset + size and offset < end:
+            if a <= place.last and place.first <= z and start < offset + place.nbytes and offset < end:
                 offset = end
-        buffer.offset = offset
-        placed.append((offset, offset + size, first, last))
-        top = max(top, offset + size)
+        for buffer in place.buffers:
+            buffer.offset = offset
+        placed.append((offset, offset + place.nbytes, place.first, place.last))
+        top = max(top, offset + place.nbytes)
     return top
 
 
