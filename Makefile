@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-peers lint bench clean
+.PHONY: help demo test test-peers stability lint bench clean
 
 help:
 	@echo "make demo        make .venv, install Smelt, train on scikit-learn's digits"
 	@echo "make test        formatting, types, tests"
 	@echo "make test-peers  tests against PyTorch, which is installed for it"
+	@echo "make stability   the runtime for five minutes: threads, forks, interrupts, memory; wants an idle machine"
 	@echo "make bench       install the peers in $(BENCH), then time training and inference side by side"
 	@echo "make clean       remove the environments and everything made here"
 
@@ -48,6 +49,9 @@ test: lint
 
 test-peers: $(VENV)/.peers
 	$(BIN)/python -m pytest -m peers
+
+stability: $(VENV)/.dev
+	$(BIN)/python tests/runtime/stability.py
 
 $(BENCH)/.done: pyproject.toml
 	$(PYTHON) -m venv $(BENCH)

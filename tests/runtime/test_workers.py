@@ -242,3 +242,20 @@ def test_functions_compiled_and_dropped_take_no_more_memory() -> None:
         print(resident() - before < 10_000_000)
     """
     assert run(script) == "True"
+
+
+@linux
+def test_code_linked_and_dropped_takes_no_more_memory() -> None:
+    """A linker that lives as long as the process keeps nine kilobytes each time."""
+    script = """
+        from smelt.compiler import jit
+        from smelt.compiler.isa import host
+        image = jit.compile_object("define i64 @step() {\\n ret i64 7\\n}", host())
+        for _ in range(100):
+            jit.Library(image, ("step",))
+        before = resident()
+        for _ in range(400):
+            jit.Library(image, ("step",))
+        print(resident() - before < 1_000_000)
+    """
+    assert run(script) == "True"
