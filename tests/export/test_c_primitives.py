@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import re
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +10,16 @@ from ops.matrix import NAMES, SUMS, TRANSCENDENTAL, Case, cases, special_cases
 
 from smelt.autograd import no_grad
 from smelt.compiler.emit.expressions import TYPE
-from smelt.export.c99.header import Form, header
-from smelt.export.c99.host import NUMPY
 from smelt.export.c99.network import Network, of_graph
-from smelt.export.c99.source import source
 from smelt.graph.trace import Tracer
 from smelt.ops import Spec
 from smelt.ops.primitive import short_dtype
 from smelt.tensor import Tensor
 
-from .compilers import STRICT, need, run
+from .compilers import need
+from .many import load
 
 STATE = ("random_uniform", "advance_random")
-STATIC = re.compile(r"^static (?:const )?\w+ (\w+)[(\[]", re.MULTILINE)
 
 
 def networks(dtype: str) -> list[tuple[Case, Network]]:
@@ -41,21 +36,6 @@ def networks(dtype: str) -> list[tuple[Case, Network]]:
     return out
 
 
-def one_file(nets: list[tuple[Case, Network]], folder: Path) -> Path:
-    """Write all networks into one file: what is static in each gets its network's prefix."""
-    parts = []
-    for i, (_, net) in enumerate(nets):
-        form = Form(f"n{i}", "static", False)
-        (folder / f"n{i}.h").write_text(header(net, form))
-        text = source(net, form)
-        for name in set(STATIC.findall(text)) | {"arena"}:
-            text = re.sub(rf"(?<![\w.]){name}\b(?!_)", f"n{i}_{name}_", text)
-        parts.append(text)
-    path = folder / "all.c"
-    path.write_text("\n".join(parts))
-    return path
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("compiler", ["cc", "tcc"])
 def test_primitives_in_c_are_what_numpy_computes(dtype: str, compiler: str, tmp_path: Path) -> None:
@@ -63,13 +43,9 @@ def test_primitives_in_c_are_what_numpy_computes(dtype: str, compiler: str, tmp_
     nets = networks(dtype)
     assert len(nets) > 380
     assert {c.primitive.name for c, _ in nets} == set(NAMES) - set(STATE)
-    run(cc, *STRICT, "-shared", "-fPIC", one_file(nets, tmp_path), "-o", tmp_path / "all.so", "-lm")
-    library = ctypes.CDLL(str(tmp_path / "all.so"))
-    for i, (case, net) in enumerate(nets):
-        given = [np.ascontiguousarray(a) for a in case.arrays]
-        (end,) = net.outputs
-        found = np.zeros(end.shape, NUMPY[end.dtype])
-        library[f"n{i}_run"](*(ctypes.c_void_p(a.ctypes.data) for a in (*given, found)))
+    for (case, _), call in zip(nets, load([net for _, net in nets], cc, tmp_path), strict=True):
+        given = [np.array(a, order="C") for a in case.arrays]
+        (found,) = call(*given)
         with np.errstate(all="ignore"):
             expected = np.asarray(case.primitive.evaluate(*given, **case.attrs))
             assert_close(case, found, expected)

@@ -174,6 +174,27 @@ def test_old_versions_mean_what_they_meant() -> None:
         one("BatchNormalization", (2, 3, 4), opset=8, weights=stats, spatial=0)
 
 
+def test_a_dropout_that_drops_tells_what_it_kept() -> None:
+    node = helper.make_node("Dropout", ["x", "ratio", "active"], ["y", "mask"], "n")
+    weights = {"ratio": np.float32(0.25), "active": np.bool_(True)}
+    x, y = helper.make_tensor_value_info("x", 1, ["n", 50]), helper.make_tensor_value_info("y", 1, [None, 50])
+    mask = helper.make_tensor_value_info("mask", 9, [None, 50])
+    initializers = [numpy_helper.from_array(np.asarray(a), n) for n, a in weights.items()]
+    graph = helper.make_graph([node], "g", [x], [y, mask], initializers)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=8)
+    given = samples((50,), 8)
+    dropped, kept = (t.numpy() for t in from_bytes(proto.SerializeToString())(given))
+    assert kept.dtype == bool and 0.6 < kept.mean() < 0.9
+    np.testing.assert_allclose(dropped, np.where(kept, given.numpy() / 0.75, 0), rtol=1e-6)
+
+
+def test_products_of_any_length_and_nothing() -> None:
+    x = samples((7, 4), 3).numpy() + 2
+    model = one("ReduceProd", ("n", 7, 4), opset=13, axes=[1, 2])
+    np.testing.assert_allclose(model(x).numpy(), x.prod((1, 2), keepdims=True), rtol=1e-5)
+    np.testing.assert_array_equal(one("ReduceProd", ("n", 0), opset=13, axes=[1])(np.zeros((2, 0), np.float32)), 1.0)
+
+
 def test_a_shape_computed_from_the_batch_leaves_it_free() -> None:
     nodes = [
         helper.make_node("Shape", ["x"], ["s"]),

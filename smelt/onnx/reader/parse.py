@@ -24,7 +24,7 @@ from smelt.onnx.reader.tensors import numpy_dtype, read_tensor
 from smelt.onnx.reader.wire import check_fields
 
 OLDEST, NEWEST = 7, 28
-"""Versions of the operator set that are understood."""
+"""Versions of the operator set that are understood; of older ones, what had not changed by then."""
 MAX_BYTES = (1 << 31) - 1
 """Largest file: protobuf's own limit. Weights beside it may be larger."""
 
@@ -152,6 +152,21 @@ def _check_operators(source: Source) -> None:
         others = f", nor {', '.join(printable(kind) for kind in list(unknown)[1:5])}" if len(unknown) > 1 else ""
         first = next(iter(unknown.values()))
         raise FileError(f"{source.where}: {first}: an operator that Smelt does not have{others}")
+    if source.opset < OLDEST and not all(_unchanged(kind, source.opset) for kind in {n.kind for n in source.nodes}):
+        raise _version_error(source.where, source.opset)
+
+
+def _unchanged(kind: str, opset: int) -> bool:
+    """Return whether an operator meant the same in the oldest version that is understood."""
+    defs = require_onnx().defs
+    try:
+        return defs.get_schema(kind, opset).since_version == defs.get_schema(kind, OLDEST).since_version
+    except defs.SchemaError:
+        return False
+
+
+def _version_error(where: str, opset: int) -> FileError:
+    return FileError(f"{where}: operators of version {opset}, expected {OLDEST} to {NEWEST}")
 
 
 def _opset(proto: Any, where: str) -> int:
@@ -159,8 +174,8 @@ def _opset(proto: Any, where: str) -> int:
     if len(versions) != 1:
         raise FileError(f"{where}: {len(versions)} versions of ONNX's operators are named, expected one")
     opset = int(next(iter(versions.values())))
-    if not OLDEST <= opset <= NEWEST:
-        raise FileError(f"{where}: operators of version {opset}, expected {OLDEST} to {NEWEST}")
+    if not 1 <= opset <= NEWEST:
+        raise _version_error(where, opset)
     return opset
 
 

@@ -60,9 +60,12 @@ def _dropout(c: Arguments) -> tuple[Tensor, ...]:
     active = c.training or (c.has(2) and bool(c.known(2).reshape(())))
     if not c.wants(1):
         return (F.dropout(x, ratio, active),)
-    if active:
-        raise Unsupported("the mask of a dropout that drops")
-    return x, Tensor(np.array(True)).broadcast_to(x.shape)
+    ones = Tensor(np.ones((), x.dtype)).broadcast_to(x.shape)
+    if not active:
+        return x, ones != 0.0
+    scale = F.dropout(ones, ratio)
+    mask = scale != 0.0
+    return where(mask, x * scale, 0.0), mask
 
 
 OPERATORS: dict[str, Entry] = {

@@ -112,6 +112,13 @@ def _cast_known(c: Arguments) -> Value:
     return array.astype(dtype) if array.dtype.kind != "O" else c.tensor().astype(dtype)
 
 
+def _cast_like(c: Arguments) -> Value:
+    value, dtype = c.value(0), np.dtype(c.value(1).dtype)
+    if value.dtype == dtype or (value.dtype.kind == "O" and dtype == np.int64):
+        return value
+    return c.tensor(0).astype(dtype)
+
+
 def _where(c: Arguments) -> Tensor:
     return where(c.tensor(0), c.tensor(1), c.tensor(2))
 
@@ -153,6 +160,7 @@ OPERATORS: dict[str, Entry] = {
     "Softplus": Entry(_one(F.softplus)),
     "Clip": Entry(_clip, fixed=frozenset({1, 2})),
     "Cast": Entry(_cast, _cast_known),
+    "CastLike": Entry(_cast_like, _cast_like),
     "Where": Entry(_where, on_arrays(np.where)),
     "Equal": Entry(_two(operator.eq), on_arrays(np.equal)),
     "Less": Entry(_two(operator.lt), on_arrays(np.less)),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from smelt import ops
+from smelt.functions import concat
 from smelt.graph.trace import plain
 from smelt.onnx.reader.arguments import Arguments, Unsupported, axes_of, axis_of
 from smelt.onnx.reader.operators.entry import Entry
@@ -58,8 +59,20 @@ def _prod_known(c: Arguments) -> np.ndarray:
     return np.asarray(np.prod(x, axis=axes, keepdims=bool(c.attribute("keepdims", 1))))
 
 
-def _prod(c: Arguments) -> Tensor:
-    raise Unsupported("the product of computed values; expected a shape")
+def _product(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
+    """Return the product over axes, each halved until one element is left."""
+    for axis in axes:
+        before = (slice(None),) * axis
+        size = int(x.shape[axis])
+        if size == 0:
+            shape = tuple(1 if i == axis else d for i, d in enumerate(x.shape))
+            x, size = Tensor(np.array(1, x.dtype)).broadcast_to(shape), 1
+        while size > 1:
+            half = size // 2
+            first, second = x[(*before, slice(0, half))], x[(*before, slice(half, 2 * half))]
+            rest = [x[(*before, slice(2 * half, size))]] if size % 2 else []
+            x, size = concat([first * second, *rest], axis), half + size % 2
+    return x if keepdims else x.reshape(tuple(d for i, d in enumerate(x.shape) if i not in axes))
 
 
 def _position(sign: int) -> Callable[[Arguments], Tensor]:
@@ -96,7 +109,7 @@ OPERATORS: dict[str, Entry] = {
     "ReduceL2": _reduce(lambda x, axes, keep: _sum(x * x, axes, keep).sqrt()),
     "ReduceSumSquare": _reduce(_sum, _square),
     "ReduceLogSumExp": _reduce(_log_sum_exp),
-    "ReduceProd": Entry(_prod, _prod_known),
+    "ReduceProd": Entry(_reduce(_product).run, _prod_known),
     "ArgMax": Entry(_position(1)),
     "ArgMin": Entry(_position(-1)),
 }
