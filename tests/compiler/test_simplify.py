@@ -7,8 +7,11 @@ import pytest
 
 import smelt
 from smelt import nn
+from smelt.compiler import program
 from smelt.compiler.passes.simplify import simplify
 from smelt.tensor import Tensor
+
+from .isas import ISAS
 
 POOLS = {"apart": (2, 2, 0), "overlapping": (3, 1, 0), "padded": (3, 2, 1), "gaps": (2, 3, 0)}
 
@@ -35,3 +38,36 @@ def test_the_gradient_of_relu_and_max_pooling(name: str) -> None:
     assert abs(step(x).item() - want) <= 1e-4 * abs(want)
     masks = [n for n in simplify(step.graph).nodes() if n.opname == "lt"]
     assert [m.shape[2:] != x.shape[2:] for m in masks] == [padding == 0]
+
+
+def test_what_is_averaged_need_not_be_stored() -> None:
+    step = smelt.compile(lambda x, y: ((x - y) * (x - y)).mean())
+    x = np.random.default_rng(0).normal(size=(2, 6, 40)).astype(np.float32)
+    assert abs(step(x[0], x[1]).item() - ((x[0] - x[1]) ** 2).mean()) < 1e-6
+    assert step(x[0, :4], x[1, :4]).shape == ()
+    lowered = program.lower(step.graph, {}, ISAS["znver4"])
+    assert not any(b.size >= 6 * 40 for k in lowered.kernels for b in k.writes)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_normalization_stores_neither_differences_nor_products(affine: bool) -> None:
+    """What is less its mean is computed wherever it is used."""
+    first, norm, last = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16, affine=affine), nn.Conv2d(16, 4, 1)
+    x = np.random.default_rng(0).normal(size=(5, 3, 8, 8)).astype(np.float32)
+
+    def step(x: Tensor) -> list[Tensor]:
+        loss = (last(norm(first(x)).relu()) ** 2).mean()
+        loss.backward()
+        tensors = [first.weight, last.weight, *norm.parameters()]
+        grads = [loss, *(t.grad for t in tensors)]
+        for t in (*tensors, first.bias, last.bias):
+            t.grad = None
+        return grads
+
+    want = step(Tensor(x))
+    compiled = smelt.compile(step)
+    for got, expected in zip(compiled(x), want, strict=True):
+        np.testing.assert_allclose(got.numpy(), expected.numpy(), rtol=0, atol=1e-5 * np.abs(expected.numpy()).max())
+    lowered = program.lower(compiled.graph, dict.fromkeys(compiled.graph.states), ISAS["znver4"])
+    whole = [b for k in lowered.kernels for b in k.writes if b.size == x.shape[0] * 16 * 8 * 8 and b.dtype == "f32"]
+    assert len(whole) == 4, "the convolution, the activation, the gradient behind the normalization and before it"

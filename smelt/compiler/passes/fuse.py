@@ -24,6 +24,8 @@ REGIONS = {"place", "concat"}
 POOLING = {"max_pool2d", "max_pool2d_index", "sum_pool2d"}
 MOST_POOLED = 4  # pixels in a window that is pooled on a convolution's tile
 POINTS = {"cast", "random_uniform", "advance_random", "copy"}
+CHEAP = {"add", "sub", "mul"}
+FEW = 64  # an operand of one part in so many stays in a cache
 
 
 class Copy(Primitive):
@@ -121,7 +123,7 @@ class Fusion:
             group = self.group_of.get(n)
             if group is not None:
                 out.add(group.number)
-            else:
+            elif self.kinds.get(n) != "free":
                 stack.extend(n.inputs)
         return out
 
@@ -143,7 +145,7 @@ def fuse(graph: Graph, merge: bool = True, pooling: bool = True) -> Fusion:
     kinds = {n: kind_of(n) for n in nodes}
     consumers: dict[Node, list[Node]] = defaultdict(list)
     for n in nodes:
-        for i in n.inputs:
+        for i in n.inputs if kinds[n] != "free" else ():  # what is counted is not read
             consumers[i].append(n)
     kept = set(graph.outputs) | set(graph.updates.values())
     f = Fusion(graph, nodes, kinds, [], {}, set(), consumers, [], pooling=pooling)
@@ -165,6 +167,8 @@ def fuse(graph: Graph, merge: bool = True, pooling: bool = True) -> Fusion:
             _join_reduction(f, node)
         elif kind == "call":
             _join_call(f, node)
+        elif kind == "point" and _is_cheap(f, node, kept):
+            f.inline.add(node)
         elif kind == "window" or (kind == "point" and not _may_wait(f, node)):
             _join_point(f, node)
     for node in nodes:
@@ -180,6 +184,27 @@ def _may_wait(f: Fusion, node: Node) -> bool:
     return (
         bool(node.inputs) and node.spec.size > 1 and all(i.spec.size == 1 or not f.dependencies(i) for i in node.inputs)
     )
+
+
+def _is_cheap(f: Fusion, node: Node, kept: set[Node]) -> bool:
+    """Return whether a node is a step or two from a stored value and few numbers that wait for the value's kernel.
+
+    A value less its mean is the example: it is computed wherever it is used, and only the value is stored.
+    """
+    if (
+        node.opname not in CHEAP
+        or node in kept
+        or any(f.kinds[c] not in ("point", "reduce") for c in f.consumers[node])
+    ):
+        return False
+    wide = [i for i in node.inputs if (i.shape, i.spec.rows) == (node.shape, node.spec.rows)]
+    few = [i for i in node.inputs if i.spec.size * FEW <= node.spec.size]
+    if len(wide) != 1 or len(few) != 1:
+        return False
+    group = f.group_of.get(wide[0])
+    if group is None:
+        return wide[0].opname in CHEAP and wide[0] in f.inline
+    return any(f.depends(h, group.number) for h in f.dependencies(few[0]))
 
 
 def _settle(f: Fusion, node: Node) -> None:
@@ -206,7 +231,9 @@ def _find_inline(f: Fusion, kept: set[Node], merge: bool) -> None:
         return
     absorbed: dict[Node, tuple] = {}
     for n in reversed(f.nodes):
-        if f.kinds[n] != "point" or n in kept or n in f.inline or not f.consumers[n]:
+        rows = n.spec.rows
+        per_sample = rows is not None and n.spec.size == n.shape[rows.axis]  # computed by who has the sample
+        if f.kinds[n] != "point" or n in kept or n in f.inline or not f.consumers[n] or per_sample:
             continue
         keys = set()
         for c in f.consumers[n]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-from smelt.autograd import no_grad
+from smelt.autograd import Record, grad_enabled, no_grad
 from smelt.errors import ShapeError, at_user_line
 from smelt.functions import maximum
 from smelt.nn.arguments import integer, sizes
+from smelt.ops.primitive import Primitive
 from smelt.tensor import Tensor
 
 
@@ -66,27 +68,70 @@ def batch_norm(
     if x.ndim < 2 or (known is not None and known.shape != (x.shape[1],)):
         channels = "C" if known is None else known.size
         raise ShapeError(at_user_line(f"batch_norm: expected x (N, {channels}, ...), received {x.shape}"))
-    axes = (0, *range(2, x.ndim))
     if training:
-        mean = x.mean(axes, keepdims=True)
+        return _by_batch(x, running_mean, running_var, weight, bias, momentum, eps)
+    if running_mean is None or running_var is None:
+        raise ValueError(at_user_line("batch_norm: expected running_mean and running_var outside of training"))
+    centred = x - _channels(running_mean, x.ndim)
+    scale = 1.0 / (_channels(running_var, x.ndim) + eps).sqrt()
+    return _affine(centred, scale if weight is None else scale * _channels(weight, x.ndim), bias)
+
+
+def _by_batch(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    axes = (0, *range(2, x.ndim))
+    inputs = tuple(t for t in (x, weight, bias) if t is not None)
+    differentiable = grad_enabled() and any(t.requires_grad for t in inputs)
+    with no_grad():
+        n, mean = x.count(axes), x.mean(axes, keepdims=True)
         centred = x - mean
         var = (centred * centred).mean(axes, keepdims=True)
         if running_mean is not None and running_var is not None:
-            _track(x.count(axes), mean, var, running_mean, running_var, momentum)
-    elif running_mean is None or running_var is None:
-        raise ValueError(at_user_line("batch_norm: expected running_mean and running_var outside of training"))
-    else:
-        centred = x - _channels(running_mean, x.ndim)
-        var = _channels(running_var, x.ndim)
-    return _scaled(centred, var, eps, weight, bias, x.ndim)
+            sample = var * (n / maximum(n - 1.0, 1.0))
+            for running, new in ((running_mean, mean), (running_var, sample)):
+                new = new.reshape(running.shape).astype(running.dtype)
+                running.assign(running * (1 - momentum) + new * momentum)
+        inverse = 1.0 / (var + eps).sqrt()
+        scale = inverse if weight is None else inverse * _channels(weight, x.ndim)
+        out = _affine(centred, scale, bias)
+    if differentiable:
+        weighted, biased = weight is not None, bias is not None
+        known = {"n": n, "centred": centred, "inverse": inverse, "scale": scale, "weighted": weighted, "biased": biased}
+        out.requires_grad, out._record = True, Record(_BATCH_NORM, inputs, known)
+    return out
 
 
-def _track(n: Tensor, mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float) -> None:
-    with no_grad():
-        sample = var * (n / maximum(n - 1.0, 1.0))
-        for running, new in ((running_mean, mean), (running_var, sample)):
-            new = new.reshape(running.shape).astype(running.dtype)
-            running.assign(running * (1 - momentum) + new * momentum)
+class _BatchNorm(Primitive):
+    """How gradients go back through normalization by the batch, whose mean and variance follow ``x`` as well.
+
+    One rule for the whole asks for two sums over the batch; the rules of its operations would ask for three, the last
+    of which waits for the others.
+    """
+
+    def __init__(self) -> None:
+        self.name, self._samples = "batch_norm", ()
+
+    def vjp(self, grad: Any, out: Any, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> list[Any]:
+        """Return the gradients of x and of the weight and the bias, where there are any."""
+        n, centred, inverse = attrs["n"], attrs["centred"], attrs["inverse"]
+        axes = (0, *range(2, grad.ndim))
+        along, total = (grad * centred).sum(axes, keepdims=True), grad.sum(axes, keepdims=True)
+        parts = [attrs["scale"] * (grad - total / n - centred * (along * inverse * inverse / n))]
+        if attrs["weighted"]:
+            parts.append((along * inverse).reshape(-1))
+        if attrs["biased"]:
+            parts.append(total.reshape(-1))
+        return [part if x.requires_grad else None for part, x in zip(parts, inputs, strict=True)]
+
+
+_BATCH_NORM = _BatchNorm()
 
 
 def layer_norm(
@@ -193,9 +238,6 @@ def _channels(t: Tensor, ndim: int) -> Tensor:
     return t.reshape(-1, *(1,) * (ndim - 2))
 
 
-def _scaled(centred: Tensor, var: Tensor, eps: float, weight: Tensor | None, bias: Tensor | None, ndim: int) -> Tensor:
-    scale = 1.0 / (var + eps).sqrt()
-    if weight is not None:
-        scale = scale * _channels(weight, ndim)
+def _affine(centred: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     out = centred * scale
-    return out if bias is None else out + _channels(bias, ndim)
+    return out if bias is None else out + _channels(bias, out.ndim)
