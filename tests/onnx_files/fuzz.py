@@ -3,8 +3,8 @@
     python tests/onnx_files/fuzz.py 10000
 
 reads that many, in processes of their own, each for at most 5 seconds of processor time and all within 512 MiB; the
-test suite does it with fewer. What can be read is traced and, where it is small, run. Mutations are of bytes, and of
-the fields of messages: numbers made extreme, names exchanged, messages repeated, dropped and moved.
+test suite does it with fewer. What can be read is traced and, where it is small, run and written as C. Mutations are
+of bytes, and of the fields of messages: numbers made extreme, names exchanged, messages repeated, dropped and moved.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ EXTREMES = (0, 1, -1, 2, 3, 127, 255, 1 << 16, 1 << 31, (1 << 31) - 1, -(1 << 31
 
 
 def corpus() -> list[bytes]:
-    """Return files that can be read: of every layer, of shapes computed from shapes, of old operators."""
+    """Return files that can be read: of every layer, of shapes computed from shapes, of every operator, old and new."""
     import numpy as np
     from onnx import helper, numpy_helper
 
     from onnx_files.nets import CASES, settled
+    from onnx_files.node_cases import node_cases
     from smelt.onnx.reader.build import build as build_model
+    from smelt.onnx.reader.operators import OPERATORS
     from smelt.onnx.reader.parse import read_bytes
     from smelt.onnx.writer.export import to_bytes
 
@@ -62,7 +64,8 @@ def corpus() -> list[bytes]:
     files.append(proto.SerializeToString())
     for data in files:
         build_model(read_bytes(data))
-    return files
+    single = [case.model for kind, cases in node_cases().items() if kind in OPERATORS for case in cases]
+    return files * (len(single) // len(files)) + single  # half of each
 
 
 # --- mutations -------------------------------------------------------------------------------------------------------
@@ -219,6 +222,7 @@ def attempt(data: bytes, path: Path) -> str:
     """Read one file; return how it ended. Any other exception than those that are promised is raised."""
     import smelt
     from smelt.onnx.reader.parse import read_bytes
+    from smelt.ops import Spec
 
     path.write_bytes(data)
     try:
@@ -228,28 +232,38 @@ def attempt(data: bytes, path: Path) -> str:
         assert str(path) in text and len(text) < 1000 and text.isprintable(), text
         return "refused"
     source = read_bytes(data)
-    if len(source.inputs) != 1 or source.shapes[0] is None or None in source.shapes[0][1:]:
+    if not source.shapes or any(shape is None or None in shape[1:] for shape in source.shapes):
         return "read"
-    shape = (1, *(int(d or 0) for d in source.shapes[0][1:]))
+    specs = [
+        Spec(tuple(int(d or 1) for d in shape or ()), d) for shape, d in zip(source.shapes, source.dtypes, strict=True)
+    ]
     try:
-        if _work(model, shape, source.dtypes[0]) < SMALL:
-            model(smelt.zeros(shape, source.dtypes[0]))
-            return "read and run"
+        if _work(model, specs) >= SMALL:
+            return "read"
+        model(*(smelt.zeros(s.shape, s.dtype) for s in specs))
     except (smelt.ShapeError, smelt.TraceError):
         return "read, but it takes no such input"
-    return "read"
+    if len({s.dtype for s in specs}) > 1 or len({s.shape[:1] for s in specs}) > 1 or not specs[0].shape:
+        return "read and run"
+    try:
+        named = {f"x{i}": s.shape[1:] for i, s in enumerate(specs)}
+        made = smelt.export.c(model, None, named, batch=specs[0].shape[0], dtype=str(specs[0].dtype))
+    except (smelt.ExportError, smelt.ShapeError, smelt.TraceError) as e:
+        assert str(e).isprintable(), str(e)
+        return "read and run"
+    assert not any("system(" in text or "\x1b" in text for text in made.files.values())
+    return "read, run and written as C"
 
 
-def _work(model: Any, shape: tuple[int, ...], dtype: Any) -> int:
+def _work(model: Any, specs: list[Any]) -> int:
     """Return how many numbers a network makes, and how many it multiplies."""
     from smelt.autograd import no_grad
     from smelt.nn.calls import CallTracer, leaves
-    from smelt.ops import Spec
     from smelt.tensor import Tensor
 
     tracer = CallTracer("work")
     with no_grad(), tracer.watching(model):
-        result = model(Tensor(tracer.input("x", Spec(shape, dtype))))
+        result = model(*(Tensor(tracer.input(f"x{i}", spec)) for i, spec in enumerate(specs)))
         graph = tracer.finish([tracer.lift(t) for t in leaves(result)])
     return graph.macs + sum(math.prod(n.shape) for n in graph.nodes())
 

@@ -93,12 +93,12 @@ def samples(shape: tuple[int, ...], count: int, seed: int = 0) -> Tensor:
 
 
 @functools.cache
-def zoo(name: str) -> tuple[nn.Module, tuple[int, ...]]:
-    """Return a network of the zoo, settled on small images, and the shape of its samples: at most 96 × 96.
+def zoo(name: str, most: int = 96) -> tuple[nn.Module, tuple[int, ...]]:
+    """Return a network of the zoo, settled on small images, and the shape of its samples: at most 96 × 96, or as given.
 
     It is the same for all tests: to be read, not changed.
     """
     smelt.seed(0)
     shape = models.INPUT_SHAPES[name]
-    image = shape if len(shape) == 1 else (shape[0], *(min(d, 96) for d in shape[1:]))
+    image = shape if len(shape) == 1 else (shape[0], *(min(d, most) for d in shape[1:]))
     return settled(models.MODELS[name](), (3, 32, 32) if name.startswith("mobilenet") else image), image

@@ -39,15 +39,23 @@ def test_the_reference_says_the_same_for_any_batch(name: str) -> None:
             assert got.dtype == want.dtype
 
 
-@pytest.mark.parametrize("opset", OPSETS)
-def test_three_opsets_pass_the_checker_and_give_the_same(opset: int) -> None:
-    build, shape = CASES["images"]
+@pytest.mark.parametrize("name", CASES)
+def test_three_opsets_pass_the_checker_and_give_the_same(name: str) -> None:
+    build, shape = CASES[name]
     model = settled(build(), shape)
-    data = to_bytes(model, shape, opset=opset)
-    proto = onnx.load_from_string(data)
-    assert [(o.domain, o.version) for o in proto.opset_import] == [("", opset)]
-    x = samples(shape, 3)
-    np.testing.assert_allclose(reference(data, input=x)[0], model(x).numpy(), rtol=1e-5, atol=1e-6)
+    x, files = samples(shape, 3), [to_bytes(model, shape, opset=opset) for opset in OPSETS]
+    expected = reference(files[0], input=x)
+    for opset, data in zip(OPSETS, files, strict=True):
+        proto = onnx.load_from_string(data)
+        onnx.checker.check_model(proto, full_check=True)
+        assert [(o.domain, o.version) for o in proto.opset_import] == [("", opset)]
+        for got, want in zip(reference(data, input=x), expected, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_the_opsets_are_the_newest_of_the_package_that_is_named() -> None:
+    newest = next(row[2] for row in onnx.helper.VERSION_TABLE if row[0] == "1.23.0")
+    assert (newest - 2, newest - 1, newest) == OPSETS
 
 
 def test_layers_stay_whole_and_keep_their_names() -> None:
@@ -119,6 +127,29 @@ def test_what_cannot_be_said_names_the_layer_and_the_operation(tmp_path: Path) -
     with pytest.raises(ExportError, match=r"layer 1 \(Noisy\): random_uniform f32\[7, 3\] cannot be .* F\.dropout"):
         smelt.export.onnx(nn.Sequential(nn.Linear(3, 3), Noisy()), tmp_path / "x.onnx", (3,))
     assert not list(tmp_path.iterdir())
+
+
+def test_functions_of_the_user_and_state_that_changes_cannot_be_said() -> None:
+    @smelt.custom_op
+    def doubled(x: np.ndarray) -> np.ndarray:
+        return x * 2
+
+    class Doubling(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return doubled(x)
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            self.count = smelt.tensor([0.0])
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.count.assign(self.count + 1.0)
+            return x * self.count
+
+    with pytest.raises(ExportError, match=r"layer 1 \(Doubling\): .*doubled.* cannot be .*doubled\(x\)"):
+        to_bytes(nn.Sequential(nn.ReLU(), Doubling()), (3,))
+    with pytest.raises(ExportError, match=r"the model changes .*count.* when it runs"):
+        to_bytes(Counting(), (3,))
 
 
 def test_a_tied_batch_says_why_and_can_be_fixed() -> None:

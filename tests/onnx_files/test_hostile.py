@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from export.compilers import STRICT, need
+from export.compilers import run as run_command
 from onnx import TensorProto, helper, numpy_helper
 
 import smelt
@@ -146,7 +150,7 @@ CASES: dict[str, tuple[Any, str]] = {
     "many operations": (
         model(*(node("MaxPool", f"v{i}" if i else "x", f"v{i + 1}", kernel_shape=[200] * 2, dilations=[2, 2],
                      pads=[199] * 4) for i in range(1000)), outputs=("v1000",), shape=(1, 1, 400, 400)),
-        "it makes more than 30,000 operations",
+        "it makes more than 10,000 operations",
     ),
     "shapes that do not fit": (model(node("Reshape", "x s"), weights={"s": [3, 5]}), "node 'n' ('Reshape')"),
     "a step of nothing": (
@@ -236,7 +240,7 @@ def test_all_take_little_time_and_less_than_512_mib_and_run_nothing(folder: Path
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     seconds, events, kib = json.loads(done.stdout)
-    assert seconds < 5 and events == [] and kib < 512 << 10
+    assert seconds < 1 and events == [] and kib < 512 << 10
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
@@ -255,4 +259,34 @@ def test_every_prefix_is_refused(tmp_path: Path) -> None:
 
 def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:
     found = fuzz(300, 1, tmp_path)
-    assert found["refused"] > 100 and found["read and run"] > 20 and sum(found.values()) == 300
+    assert found["refused"] > 100 and found["read, run and written as C"] > 20 and sum(found.values()) == 300
+
+
+def test_names_from_a_file_never_become_c(tmp_path: Path) -> None:
+    text = to_bytes(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(18, 3)), (1, 5, 5))
+    proto = onnx.load_from_string(text)
+    graph = proto.graph
+    graph.name = graph.doc_string = proto.producer_name = NAME
+    renamed: dict[str, str] = {}
+
+    def evil(name: str) -> str:
+        return renamed.setdefault(name, f'{NAME}{len(renamed)}??/\n#include "/etc/passwd"')
+
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.name = evil(value.name)
+    for n in graph.node:
+        n.name = evil(n.name)
+        for names in (n.input, n.output):
+            names[:] = [evil(name) for name in names]
+    network = smelt.onnx.load(write(tmp_path, proto))
+    x = np.random.default_rng(0).normal(size=(2, 1, 5, 5)).astype(np.float32)
+    made = smelt.export.c(network, tmp_path, {graph.input[0].name: (1, 5, 5)}, name="net", samples=x)
+    for content in made.files.values():
+        assert "system(" not in content and 'passwd"' not in content and "??/" not in content and content.isascii()
+        for comment in re.findall(r"/\*(.*?)\*/", content, re.DOTALL):
+            assert "/*" not in comment
+    program = tmp_path / "program"
+    run_command(need("cc"), *STRICT, tmp_path / "net.c", tmp_path / "net_test.c", "-o", program, "-lm")
+    assert run_command(program) == "net: passed, 0 numbers wrong in 2 runs\n"
+    (tmp_path / "again.onnx").write_bytes(to_bytes(network, (1, 5, 5)))
+    assert smelt.onnx.load(tmp_path / "again.onnx")(x).shape == (2, 3)

@@ -30,7 +30,7 @@ def check(model: nn.Module, shape: tuple[int, ...], counts: tuple[int, ...] = (1
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_the_zoo_gives_the_same(name: str) -> None:
-    model, shape = zoo(name)
+    model, shape = zoo(name, 224)
     check(model, shape)
 
 

@@ -32,7 +32,7 @@ def torch_export(model: Any, x: Any, path: Path, dynamo: bool) -> None:
 @pytest.mark.parametrize("dynamo", [False, True], ids=["TorchScript", "dynamo"])
 @pytest.mark.parametrize("name", models.MODELS)
 def test_the_zoo_loads_and_agrees(name: str, dynamo: bool, tmp_path: Path) -> None:
-    ours, shape = zoo(name)
+    ours, shape = zoo(name, 224)
     theirs = to_torch(ours, shape).eval()
     torch_export(theirs, torch.zeros((2, *shape)), tmp_path / "model.onnx", dynamo)
     loaded = smelt.onnx.load(tmp_path / "model.onnx")

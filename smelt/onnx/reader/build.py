@@ -30,7 +30,7 @@ MAX_FOLDED_BYTES = 32 << 20
 """Most bytes of constants that are computed while loading."""
 MAX_ELEMENTS = 1 << 31
 """Most elements of a value at the declared shapes."""
-MAX_OPERATIONS = 30_000
+MAX_OPERATIONS = 10_000
 """Most primitives a network may consist of."""
 _TRACED_BATCH = 7
 
