@@ -107,7 +107,7 @@ def calls(graph: Graph) -> list[Node]:
 
 def lower(
     graph: Graph,
-    state_strides: dict[Node, tuple[int, ...] | None],
+    state_strides: dict[Node, tuple[int, ...] | None] | None,
     isa: Isa,
     apart: bool = False,
     zeroed: bool = True,
@@ -115,9 +115,10 @@ def lower(
 ) -> Lowered:
     """Return the kernels of a graph for a processor.
 
-    When threads work ``apart``, each on samples and in an arena of its own, kernels simply follow one another. Borders
-    of zeros are ``zeroed`` once, before the first run, or else in every run: only equal ones then share a place.
-    Without ``fused``, there is a kernel for each operation.
+    ``state_strides`` says how states lie that are bound already, and has None for others. Without it, they all belong
+    to the program, which may lay them out in any way. When threads work ``apart``, each on samples and in an arena of
+    its own, kernels simply follow one another. Borders of zeros are ``zeroed`` once, before the first run, or else in
+    every run: only equal ones then share a place. Without ``fused``, there is a kernel for each operation.
     """
     made = kernels_of(graph, state_strides, isa, zeroed, fused)
     phases = schedule(made.all())
@@ -143,7 +144,7 @@ class Made:
 
 def kernels_of(
     graph: Graph,
-    state_strides: dict[Node, tuple[int, ...] | None],
+    state_strides: dict[Node, tuple[int, ...] | None] | None,
     isa: Isa,
     zeroed: bool = False,
     fused: bool = True,
@@ -238,7 +239,8 @@ def _connect(plan: Plan, tasks: dict[Group, list[Task]], loads: dict[Task, set[N
 class Program:
     """Machine code of a graph and what it needs to run: one zeroed arena, or, working ``apart``, one per thread.
 
-    ``state_strides`` and ``state_pairs`` say how each state lies: see :class:`smelt.compiler.passes.layout.Storage`.
+    ``state_strides``, ``state_pairs`` and ``state_panels`` say how each state lies: see
+    :class:`smelt.compiler.passes.layout.Storage`.
 
     ``phases`` is 0, or how many phases its function ``phase`` knows: a step that changes state can be run bit by bit,
     by whichever threads have time, unless it calls users' functions.
@@ -248,6 +250,7 @@ class Program:
     arena_bytes: int
     state_strides: list[tuple[int, ...]]
     state_pairs: list[int | None]
+    state_panels: list[tuple[int, int] | None]
     constants: list[np.ndarray] = field(default_factory=list)
     apart: bool = False
     phases: int = 0
@@ -263,6 +266,7 @@ class Program:
                 "arena": self.arena_bytes,
                 "strides": self.state_strides,
                 "pairs": self.state_pairs,
+                "panels": self.state_panels,
                 "constants": len(self.constants),
                 "phases": self.phases,
                 "image": len(self.image),
@@ -285,6 +289,7 @@ class Program:
             head["arena"],
             strides,
             head["pairs"],
+            [p and tuple(p) for p in head["panels"]],
             constants,
             head["apart"],
             head["phases"],
@@ -339,13 +344,13 @@ def may_be_apart(graph: Graph) -> bool:
 
 
 def _graph_key(
-    graph: Graph, strides: dict[Node, tuple[int, ...] | None], isa: Isa, apart: bool = False, fused: bool = True
+    graph: Graph, strides: dict[Node, tuple[int, ...] | None] | None, isa: Isa, apart: bool = False, fused: bool = True
 ) -> str:
     digest = hashlib.sha256()
     for node in graph.nodes():
         if node.kind == "constant" and node.value is not None and node.value.ndim:
             digest.update(np.ascontiguousarray(node.value).tobytes())
-    layout = str((fused, [strides[s] for s in graph.states]))
+    layout = str((fused, strides and [strides[s] for s in graph.states]))
     numbers = {node.attrs["call"]: i for i, node in enumerate(calls(graph))}
     layout += str([numbers[n.attrs["call"]] for n in graph.nodes() if isinstance(n.op, Custom)])
     kind = "apart" if apart else "program"
@@ -354,7 +359,7 @@ def _graph_key(
 
 def build(
     graph: Graph,
-    state_strides: dict[Node, tuple[int, ...] | None],
+    state_strides: dict[Node, tuple[int, ...] | None] | None,
     isa: Isa | None = None,
     apart: bool = False,
     fused: bool = True,
@@ -368,7 +373,7 @@ def build(
     lowered = lower(graph, state_strides, isa, apart, fused=fused)
     image = jit.compile_object(module_text(lowered, isa), isa)
     states = [lowered.plan.storage[s] for s in graph.states]
-    strides, pairs = [s.strides for s in states], [s.pair for s in states]
-    program = Program(image, lowered.arena_bytes, strides, pairs, lowered.plan.arrays, apart, _phases(lowered))
+    lies = [s.strides for s in states], [s.pair for s in states], [s.panel for s in states]
+    program = Program(image, lowered.arena_bytes, *lies, lowered.plan.arrays, apart, _phases(lowered))
     jit.write_cache(key, program.to_bytes())
     return program

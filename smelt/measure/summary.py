@@ -220,7 +220,7 @@ def _traced(model: Module, shape: tuple[int, ...], dtype: str) -> tuple[CallTrac
 def planned_bytes(graph: Graph) -> int:
     """Return the bytes of the arena in which ``model.compile()`` would run a forward graph on this processor."""
     frozen = freeze(graph).graph
-    return program.lower(frozen, dict.fromkeys(frozen.states), host()).arena_bytes
+    return program.lower(frozen, None, host()).arena_bytes
 
 
 def _count(model: Module, shape: tuple[int, ...], tracer: CallTracer, graph: Graph, folded: bool) -> Summary:

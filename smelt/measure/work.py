@@ -1,9 +1,9 @@
 """What kernels do: their loops in; the floating-point operations they execute and the bytes they move, out.
 
 Counted by walking the loops, as the processor does, for a whole batch. An ``exp`` is the twenty or so operations it is
-made of, a window's padding is multiplied like any pixel; what a user's own function executes is not known. Bytes are
-those of every buffer that is touched, once for reading and once for writing; from how far they come is told by what
-else was moved since they were last touched.
+made of, a window's padding is multiplied like any pixel, lanes that two vectors share count twice; what a user's own
+function executes is not known. Bytes are those of every buffer that is touched, once for reading and once for writing;
+from how far they come is told by what else was moved since they were last touched.
 """
 
 from __future__ import annotations

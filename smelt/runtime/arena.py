@@ -51,11 +51,16 @@ def aligned_as(array: np.ndarray, strides: tuple[int, ...]) -> np.ndarray:
     return view
 
 
-def aligned_in_pairs(array: np.ndarray, strides: tuple[int, ...], pair: int) -> np.ndarray:
-    """Return an aligned copy in which neighbours along the axis ``pair``, of even size, lie side by side."""
-    split = np.moveaxis(array, pair, -1).reshape(*np.delete(array.shape, pair), array.shape[pair] // 2, 2)
-    kept = [s for axis, s in enumerate(strides) if axis != pair]
-    return aligned_as(split, (*kept, strides[pair], 1))
+def laid_out(
+    array: np.ndarray, strides: tuple[int, ...], pair: int | None, panel: tuple[int, int] | None
+) -> np.ndarray:
+    """Return an aligned copy that lies as :class:`smelt.compiler.passes.layout.Storage` says."""
+    if pair is None and panel is None:
+        return aligned_as(array, strides)
+    axis = strides.index(1) if pair is None else pair
+    size, outer = (2, strides[axis]) if panel is None else panel
+    split = np.moveaxis(array, axis, -1).reshape(*np.delete(array.shape, axis), array.shape[axis] // size, size)
+    return aligned_as(split, (*np.delete(strides, axis), outer, 1))
 
 
 def bind(tensors: Sequence[Tensor], strides: Sequence[tuple[int, ...]]) -> list[np.ndarray]:

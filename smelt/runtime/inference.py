@@ -23,7 +23,7 @@ from smelt.graph.graph import Graph
 from smelt.graph.trace import Tracer
 from smelt.ops.primitive import HALVES, Rows, Spec
 from smelt.precision import autocast, checked
-from smelt.runtime.arena import aligned_as, aligned_in_pairs
+from smelt.runtime.arena import laid_out
 from smelt.runtime.arguments import LEAF, give, take
 from smelt.runtime.executable import Executable
 from smelt.tensor import Tensor, wrap
@@ -49,7 +49,7 @@ class _Form:
             self.frozen = self._trace(model, sliced, rows)
         graph = self.frozen.graph
         self.fixed = bool(graph.exact) or not (self.apart or batch == 1)
-        self.program = program.build(graph, dict.fromkeys(graph.states), apart=self.apart)
+        self.program = program.build(graph, None, apart=self.apart)
         self.executable = Executable(self.program, graph, self.weights(values), private=True)
 
     def _trace(self, model: Module, specs: Specs, batch: int) -> Frozen:
@@ -69,8 +69,8 @@ class _Form:
         """Return the folded weights, lying as the program expects."""
         folded = self.frozen.evaluate([values(t) for t in self.tensors])
         program = self.program
-        lies = zip(folded, program.state_strides, program.state_pairs, strict=True)
-        return [aligned_as(v, s) if p is None else aligned_in_pairs(v, s, p) for v, s, p in lies]
+        lies = zip(folded, program.state_strides, program.state_pairs, program.state_panels, strict=True)
+        return [laid_out(*how) for how in lies]
 
 
 class _Values:
@@ -211,7 +211,7 @@ class Inference:
     def lowered(self) -> program.Lowered:
         """Return the kernels of :attr:`graph`, lowered for this processor."""
         graph = self.graph
-        return program.lower(graph, dict.fromkeys(graph.states), host(), apart=self._latest.apart)
+        return program.lower(graph, None, host(), apart=self._latest.apart)
 
     @property
     def code(self) -> tuple[bytes, jit.Library]:

@@ -196,9 +196,12 @@ def test_another_compiler_has_another_key(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_program_comes_back_from_bytes_as_it_was() -> None:
     arrays = [np.arange(6.0).reshape(2, 3), np.zeros((0, 2), np.int64), np.array([True, False])]
-    before = program.Program(b"\x7fELF\0image", 1234, [(3, 1), (), (0,)], [None, None, 0], arrays)
+    before = program.Program(
+        b"\x7fELF\0image", 1234, [(3, 1), (), (0,)], [None, None, 0], [(16, 48), None, None], arrays
+    )
     after = program.Program.from_bytes(before.to_bytes())
     assert (after.image, after.arena_bytes, after.state_strides) == (before.image, 1234, [(3, 1), (), (0,)])
+    assert (after.state_pairs, after.state_panels) == ([None, None, 0], [(16, 48), None, None])
     assert after.cached and not before.cached
     for a, b in zip(after.constants, arrays, strict=True):
         assert (a.dtype, a.shape) == (b.dtype, b.shape)

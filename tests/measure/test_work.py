@@ -9,6 +9,7 @@ import pytest
 
 import smelt
 from smelt import nn
+from smelt.compiler.isa import host
 from smelt.compiler.loops import Buffer, Builder, Kernel, Range, var
 from smelt.measure.work import Work, distances, work
 
@@ -32,7 +33,7 @@ def test_a_map_reads_and_writes_once(shape: tuple[int, ...]) -> None:
     assert [sum(side.values()) for side in (did.reads, did.writes)] == [8 * n, 4 * n]
 
 
-@pytest.mark.parametrize("m, k, n", [(12, 40, 64), (13, 7, 37), (64, 1100, 48), (5, 3, 2)])
+@pytest.mark.parametrize("m, k, n", [(12, 40, 64), (13, 7, 32), (64, 1100, 48), (5, 3, 2)])
 def test_a_product_multiplies_and_adds_each_pair_once(m: int, k: int, n: int) -> None:
     w = smelt.Parameter(ones(k, n))
     found = kernels(lambda x: x @ w, ones(m, k))
@@ -41,6 +42,13 @@ def test_a_product_multiplies_and_adds_each_pair_once(m: int, k: int, n: int) ->
     product = next(k for k in found if k.macs)
     assert product.macs == m * k * n
     assert sum(work(product, m).writes.values()) >= 4 * m * n
+
+
+def test_lanes_of_a_last_vector_that_overlaps_the_one_before_count_again() -> None:
+    lanes = host().lanes("f32")
+    w = smelt.Parameter(ones(7, lanes + 1))
+    flops = sum(work(k, 13).flops for k in kernels(lambda x: x @ w, ones(13, 7)))
+    assert flops == 2 * 13 * 7 * 2 * lanes
 
 
 def test_a_batch_of_fewer_rows_does_less() -> None:

@@ -22,12 +22,12 @@ from smelt.compiler.lower.parts import Part, describe
 from smelt.compiler.lower.sums import Sums
 from smelt.compiler.lower.tiles import DOT, MULTIPLY_ADD, Tile, choose_depthwise_tile, choose_tile
 from smelt.compiler.passes.fuse import POOLING, Group
+from smelt.compiler.passes.operands import B_COLUMNS
 from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
 from smelt.ops.primitive import short_dtype
 
 K_BLOCK = 512  # ks accumulated before the next rows, when operand b does not fit in a cache
-B_COLUMNS = 1 << 17  # from this size of operand b on, its columns are blocked before the rows
 B_BYTES = 1 << 19  # from this size of operand b on
 A_B_BYTES = 1 << 20  # from this size of both operands on, a sample is finished for all tiles before the next
 OnTile = Callable[[dict[str, Index], Steps, Widths], None]  # emits something for a tile

@@ -76,7 +76,13 @@ def matmul_parts(plan: Plan, node: Node) -> list[Part]:
             strides[name] = storage.strides[axis] if axis >= 0 and operand.shape[axis] != 1 else 0
             if axis >= 0 and operand.shape[axis] == node.shape[i]:  # a batch of one may be repeated
                 batch |= _batch(operand.spec.rows, axis, name)
-    out = (*(var(o) for o in outer), var("m"), var("n"))
+    column = var("n")
+    if sy.panel is not None:
+        extent["n"], right["p"] = sy.panel
+        left["p"], extent["p"] = 0, n // extent["n"]
+        outer.append("p")
+        column = var("p") * extent["n"] + column
+    out = (*(var(o) for o in outer[: rank - 2]), var("m"), column)
     if node in plan.lane_rows:
         return [Part(sy, sx, outer, ["n"], ["k"], "m", extent, right, left, out, rank - 2, batch)]
     return [Part(sx, sy, outer, ["m"], ["k"], "n", extent, left, right, out, rank - 1, batch)]
@@ -109,6 +115,9 @@ def conv2d_parts(plan: Plan, node: Node) -> list[Part]:
     per = o // groups
     left |= {"ic": sx.strides[1], "g": sx.strides[1] * i}
     right |= {"ic": sw.strides[1], "c": sw.strides[0], "g": sw.strides[0] * per}
+    if sw.panel is not None:
+        per, right["g"] = sw.panel
+        left["g"], groups = 0, o // per
     extent |= {"ic": i, "c": per, "g": groups}
     out = (var("n"), var("g") * per + var("c"), var("y"), var("x"))
     ks = ["kh", "kw", "ic"]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 MULTIPLY_ADD, DOT = 4.0, 6.0  # cycles until the result of a multiply-add, or of a product of pairs, can be added to
+WIDEST = 6  # vectors of a tile
 LOAD = 0.1  # cycles that a load costs beside its slot
 
 
@@ -28,13 +29,27 @@ def most_rows(vectors: int, registers: int) -> int:
     return max(1, (registers - vectors - (0 if vectors == 1 else 1)) // vectors - (vectors == 1) * 3)
 
 
-@functools.cache
 def choose_tile(
     rows: int, above: int, vectors: int, registers: int, latency: float = MULTIPLY_ADD, window: int = 1
 ) -> Tile:
     """Return the tile with the least estimated time for ``rows`` (times ``above``) by ``vectors`` results.
 
     A row may be a ``window`` of so many pixels.
+    """
+    return _contraction(rows, above, vectors, registers, latency, window)[0]
+
+
+def choose_panel(rows: int, vectors: int, registers: int) -> int:
+    """Return how many vectors wide equal panels of ``vectors`` in all are, for the least estimated time."""
+    widths = [v for v in range(1, min(vectors, WIDEST) + 1) if vectors % v == 0]
+    return min(reversed(widths), key=lambda v: _contraction(rows, 1, v, registers, MULTIPLY_ADD, 1)[1] / v)
+
+
+@functools.cache
+def _contraction(
+    rows: int, above: int, vectors: int, registers: int, latency: float, window: int
+) -> tuple[Tile, float]:
+    """Return the best tile of a dense contraction, and the cycles it is estimated to take for one step of the ks.
 
     One step of the ks costs the larger of: multiply-adds at two per cycle, loads at two per cycle, and the cycles of
     ``latency`` that an accumulator waits for its own result. Loads cost a little beside: they do not all hit the first
@@ -46,7 +61,7 @@ def choose_tile(
         loads = pixels + v
         return max(pixels * v / 2, loads / 2, latency) + LOAD * loads
 
-    widths = range(1, min(vectors, 6) + 1)
+    widths = range(1, min(vectors, WIDEST) + 1)
     limits = {v: most_rows(v, registers) // window for v in widths if v == 1 or most_rows(v, registers) >= window}
     return _cheapest(rows, above, vectors, limits, cost)
 
@@ -61,13 +76,13 @@ def choose_depthwise_tile(rows: int, above: int, vectors: int, registers: int) -
     def cost(h: int, w: int, v: int) -> float:
         return max(9 * h * w / 2, ((h + 2) * (w + 2) + 9) / 2, 18.0)
 
-    return _cheapest(rows, above, vectors, {1: registers // 2}, cost)
+    return _cheapest(rows, above, vectors, {1: registers // 2}, cost)[0]
 
 
 def _cheapest(
     rows: int, above: int, vectors: int, limits: dict[int, int], cost: Callable[[int, int, int], float]
-) -> Tile:
-    """Return the cheapest tile; ``limits`` says how many rows fit for each number of vectors."""
+) -> tuple[Tile, float]:
+    """Return the cheapest tile and its cost; ``limits`` says how many rows fit for each number of vectors."""
 
     def cover(total: int, unit: int) -> list[tuple[int, int]]:
         """Return pieces and how many there are of each."""
@@ -85,4 +100,4 @@ def _cheapest(
                 )
                 if total < least - 1e-9:
                     best, least = Tile(high, wide, v), total
-    return best
+    return best, least

@@ -22,13 +22,16 @@ HWOI: Order = (2, 3, 0, 1)
 class Storage:
     """Where a value lies: element strides and offset within a buffer.
 
-    Along the axis ``pair``, two neighbours lie side by side, and the stride is from one such pair to the next.
+    Along the axis ``pair``, two neighbours lie side by side, and the stride is from one such pair to the next. With
+    ``panel``, (width, stride), the innermost axis is cut into panels of ``width``: in each lie the elements of all
+    other axes, and ``stride`` is from one panel to the next.
     """
 
     buffer: Buffer
     strides: tuple[int, ...]
     offset: int = 0
     pair: int | None = None
+    panel: tuple[int, int] | None = None
 
 
 def dense(shape: Shape, order: Order) -> tuple[int, ...]:

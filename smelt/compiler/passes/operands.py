@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 
 from smelt import ops
 from smelt.compiler.loops import Buffer
+from smelt.compiler.lower.tiles import choose_panel
 from smelt.compiler.passes.fuse import COPY
 from smelt.compiler.passes.layout import HWIO, HWOI, NHWC, Order, Storage, order_of
 from smelt.compiler.passes.pairs import Pairing, dense_pairs, pairing
 from smelt.graph.graph import Node
 from smelt.ops.primitive import FLOAT32, Spec, is_half, short_dtype
+
+B_COLUMNS = 1 << 17  # from this size on, blocks of the columns of an operand are walked before the rows of the other
 
 if TYPE_CHECKING:
     from smelt.compiler.passes.storage import Assign
@@ -32,6 +35,10 @@ class Operands:
 
     def prepare(self, node: Node) -> None:
         """Make sure that the kernel of ``node`` can read its operands."""
+        self._bring(node)
+        self._cut_in_panels(node)
+
+    def _bring(self, node: Node) -> None:
         for i, x in enumerate(node.inputs):
             self.assign.stored(x, node, i)
         a, b = (self.p.operand(node, i) for i in (0, 1))
@@ -112,6 +119,32 @@ class Operands:
         rows = node.spec.rows
         base = self.p.storage[node].buffer
         return rows is not None and rows.axis == axis % len(node.shape) and base.kind == "input"
+
+    def _cut_in_panels(self, node: Node) -> None:
+        """Let a large weight of the program's own lie in panels as wide as the tile: it is then read in one stream.
+
+        With rows of several KB, every step of the ks is in another page, which nothing prefetches.
+        """
+        (a, b), rank = (self.p.operand(node, i) for i in (0, 1)), len(node.shape)
+        where = self.p.storage[b]
+        mine = self.p.own and b.kind == "state" and len(self.f.consumers[b]) == 1
+        if not mine or where.pair is not None or node in self.p.pairs or node in self.p.lane_rows:
+            return
+        if node.opname == "conv2d" and node.attrs["groups"] == 1:
+            lane, rows = 0, node.shape[2] * node.shape[3]
+        elif node.opname == "matmul" and rank == 2:
+            lane, rows = 1, node.shape[0]
+        else:
+            return
+        size, lanes = b.shape[lane], self.assign.isa.lanes("f32")
+        large = where.buffer.nbytes > max(B_COLUMNS, self.p.storage[a].buffer.nbytes)
+        if not large or self.assign.isa.block or size % lanes or where.strides[lane] != 1:
+            return
+        width = choose_panel(rows, size // lanes, self.assign.isa.registers) * lanes
+        if width == size:
+            return
+        strides = tuple(s if s == 1 else s // size * width for s in where.strides)
+        self.p.storage[b] = replace(where, strides=strides, panel=(width, b.spec.size // size * width))
 
     # --- pairs -------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ class Plan:
     """Where everything is, and what each group writes."""
 
     fusion: Fusion
+    own: bool = False  # the states are the program's own
     storage: dict[Node, Storage] = field(default_factory=dict)
     stores: dict[Group, list[tuple[Node, Storage]]] = field(default_factory=dict)
     fills: list[tuple[Node, Storage]] = field(default_factory=list)  # places whose surroundings must be filled
@@ -95,9 +96,13 @@ class _Orders:
         return self.order.get(self.find(n)) or tuple(range(len(n.shape)))
 
 
-def plan_storage(f: Fusion, state_strides: dict[Node, tuple[int, ...] | None], isa: Isa) -> Plan:
-    """Return the plan. ``state_strides`` gives element strides of states bound before, None for new ones."""
-    p = Plan(f)
+def plan_storage(f: Fusion, state_strides: dict[Node, tuple[int, ...] | None] | None, isa: Isa) -> Plan:
+    """Return the plan. ``state_strides`` gives element strides of states bound before, None for new ones.
+
+    Without it, all states belong to the program, and lie as the kernels read them best.
+    """
+    p = Plan(f, own=state_strides is None)
+    state_strides = state_strides or {}
     orders = _choose_orders(f, state_strides)
     _leaves(p, orders, state_strides)
     Assign(p, orders, isa).run()
