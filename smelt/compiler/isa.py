@@ -18,7 +18,9 @@ class Isa:
 
     ``vector_bytes`` is the widest useful vector, ``registers`` the number of vector registers. ``bf16`` says that it
     rounds to bfloat16 and adds up products of pairs of them in one instruction each, ``f16`` that it converts float16.
-    A language without vectors computes a ``block`` of results in one innermost loop instead, on one thread.
+    What is ``serial`` runs on one thread in the least memory. A language without vectors computes a ``block`` of
+    results in one innermost loop instead. ``lacks`` names operations it has no instruction for: ``max`` (that keeps
+    NaN), ``round``, ``fma``.
     """
 
     name: str
@@ -29,7 +31,10 @@ class Isa:
     registers: int
     bf16: bool = False
     f16: bool = True
+    serial: bool = False
     block: int = 0
+    pointer_bytes: int = 8
+    lacks: frozenset[str] = frozenset()
 
     def lanes(self, dtype: str) -> int:
         """Return how many elements of ``dtype`` one vector holds."""
@@ -43,7 +48,7 @@ class Isa:
         return widest if widest * 4 >= min(self.block, extent) else self.block
 
 
-PLAIN_C = Isa("c", "", "", "", vector_bytes=4, registers=16, block=64)
+PLAIN_C = Isa("c", "", "", "", vector_bytes=4, registers=16, serial=True, block=64)
 
 
 @functools.cache

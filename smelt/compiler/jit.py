@@ -104,7 +104,8 @@ def _trim(folder: Path) -> None:
 
 
 @functools.cache
-def _initialize() -> None:
+def initialize() -> None:
+    """Make LLVM's processors known to it, once."""
     import llvmlite.binding as llvm
 
     llvm.initialize_all_targets()
@@ -115,7 +116,7 @@ def target_machine(isa: Isa, jit: bool) -> Any:
     """Return LLVM's target machine for ``isa``."""
     import llvmlite.binding as llvm
 
-    _initialize()
+    initialize()
     target = llvm.Target.from_triple(isa.triple)
     return target.create_target_machine(
         cpu=isa.cpu, features=isa.features, opt=3, reloc="pic", codemodel="small", jit=jit

@@ -151,15 +151,15 @@ def kernels_of(
 ) -> Made:
     """Return the kernels of a graph, not yet in order."""
     simple = simplify(graph, pairs=isa.bf16)
-    if isa.block:
+    if isa.serial:
         simple = clip_padding(simple)
-    fusion = fuse(simple, fused, pooling=not isa.block)
+    fusion = fuse(simple, fused, pooling=not isa.serial)
     plan = plan_storage(fusion, state_strides, isa)
     first = len(graph.inputs) + len(graph.outputs) + len(graph.states) + len(plan.arrays)
     plan.calls = {node.attrs["call"]: first + 2 * i for i, node in enumerate(calls(graph))}
     tasks: dict[Group, list[Task]] = {}
     loads: dict[Task, set[Node]] = {}
-    lowering = {**_LOWER, "contract": lower_serial_contract} if isa.block else _LOWER
+    lowering = {**_LOWER, "contract": lower_serial_contract} if isa.serial else _LOWER
     for group in plan.groups():
         if group not in plan.stores:
             continue

@@ -1,6 +1,6 @@
 """Read assembly: functions, and their innermost loops.
 
-In: the text LLVM writes for x86-64 or AArch64. Out: the instructions of each innermost loop, to count in.
+In: the text LLVM writes for x86-64, AArch64 or Thumb. Out: the instructions of each innermost loop, to count in.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass
 
 _LABEL = re.compile(r"^(\.?[\w$]+):")
-_JUMP = re.compile(r"^(?:j\w+|b|b\.\w+|cbn?z|tbn?z)\s+(?:.*,\s*)?(\.L\w+)$")
-_FMA = re.compile(r"^(?:vfn?m(?:add|sub)\w*|fmla|fmls|fmadd|fmsub)\b")
-_VECTOR_FMA = re.compile(r"^(?:vfn?m(?:add|sub)\d+p[sd]|fmla|fmls)\b")
+_JUMP = re.compile(r"^(?:j\w+|b|b\.\w+|b(?:eq|ne|[gl][te])(?:\.w)?|le|cbn?z|tbn?z)\s+(?:.*,\s*)?(\.L\w+)$")
+_FMA = re.compile(r"^(?:vfn?m(?:add|sub)\w*|vfma\.f32|fmla|fmls|fmadd|fmsub)\b")
+_VECTOR_FMA = re.compile(r"^(?:vfn?m(?:add|sub)\d+p[sd]\b|vfma\.f32 q|fmla\b|fmls\b)")
 _DOT = re.compile(r"^(?:vdpbf16ps|bfdot)\b")
 _CALL = re.compile(r"^(?:callq?|bl|blr)\b")
 _STACK_STORE = re.compile(r"^(?:v?mov\w*\s+%\w+, .*\(%rsp|st[rp]\s+.*\[sp)")
@@ -63,7 +63,7 @@ def functions(assembly: str) -> dict[str, list[str]]:
     out: dict[str, list[str]] = {}
     current: list[str] | None = None
     for raw in assembly.splitlines():
-        line = raw.split("//")[0].strip()
+        line = raw.split("//")[0].split("@ ")[0].strip()
         label = _LABEL.match(line)
         if label and not label.group(1).startswith(".L"):
             current = out.setdefault(label.group(1), [])

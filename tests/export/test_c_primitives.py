@@ -9,6 +9,7 @@ import pytest
 from ops.matrix import NAMES, SUMS, TRANSCENDENTAL, Case, cases, special_cases
 
 from smelt.autograd import no_grad
+from smelt.compiler.emit.c import CUnit
 from smelt.compiler.emit.expressions import TYPE
 from smelt.export.c99.network import Network, of_graph
 from smelt.graph.trace import Tracer
@@ -32,7 +33,7 @@ def networks(dtype: str) -> list[tuple[Case, Network]]:
             graph = tracer.finish([tracer.lift(case.primitive(*inputs, **case.attrs))])
         written = all(short_dtype(n.dtype) in TYPE for n in graph.nodes())
         if written and all(n.spec.size for n in (*graph.inputs, *graph.outputs)):
-            out.append((case, of_graph(graph, [], [""] * len(inputs), ends=False)))
+            out.append((case, of_graph(graph, [], [""] * len(inputs), False, CUnit())))
     return out
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from export.many import load
 
+from smelt.compiler.emit.c import CUnit
 from smelt.errors import FileError
 from smelt.export.c99.network import Network, of_graph
 from smelt.graph.graph import Graph
@@ -60,7 +61,7 @@ def as_c(folder: Path) -> list[NodeCase]:
         for case in node_cases()[kind]:
             graphs = case.graphs()
             if all(map(expressible, graphs)):
-                made.append((case, [of_graph(g, [], [""] * len(g.inputs), ends=False) for g in graphs]))
+                made.append((case, [of_graph(g, [], [""] * len(g.inputs), False, CUnit()) for g in graphs]))
     calls = iter(load([net for _, nets in made for net in nets], COMPILER, folder))
     passed = []
     for case, _ in made:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from smelt.compiler.emit.expressions import ATOM, PRODUCT, SUM, TYPE, Needs, Text, expression
+from smelt.compiler.isa import PLAIN_C
 from smelt.compiler.loops import ITEMSIZE, Buffer, If, Index, Instr, Kernel, Let, Loop, Stmt, Value
 
 _INT = 1 << 15  # what fits in an int everywhere is below
@@ -43,7 +44,8 @@ class _Function:
     def __init__(self, unit: CUnit, kernel: Kernel) -> None:
         self.needs, self.kernel = unit.needs, kernel
         self.buffers: dict[Buffer, str] = {}  # the parameter of each, in the order of first use
-        self.known = {"lo": 0, "hi": unit.units(kernel), "n": unit.rows}  # integer variables that are constants
+        units = kernel.range.units(unit.rows)
+        self.known = {"lo": 0, "hi": units, "n": unit.rows}  # integer variables that are constants
         self.lines: list[str] = []
         self.depth = 1
         self.texts: dict[int, Text] = {}  # of values: a variable, a constant or an expression
@@ -401,16 +403,19 @@ def _live(body: Sequence[Stmt]) -> set[int]:
 class CUnit:
     """The functions of one C file, and what they need."""
 
+    what = suffix = "c"
+    isa = PLAIN_C
+
     def __init__(self, rows: int = 1) -> None:
         self.rows = rows
         self.needs = Needs()
         self.functions: dict[str, str] = {}  # names by all of a function's text but the name
         self.stack_bytes = 0  # of the largest arrays in one function
 
-    def units(self, kernel: Kernel) -> int:
-        """Return how many units a kernel's range has at this batch."""
-        r = kernel.range
-        return -(-(r.per * self.rows if r.per else r.const) // r.grain)
+    @property
+    def math(self) -> bool:
+        """Whether functions of ``math.h`` are called."""
+        return self.needs.math
 
     def add(self, kernel: Kernel) -> tuple[str, list[Buffer], int]:
         """Add a kernel's function, unless there is one with the same text.

@@ -1,7 +1,8 @@
 """Write kernels as LLVM text, already vectorized: no optimizer pass is needed to make them fast.
 
-In: :class:`~smelt.compiler.loops.Kernel` objects. Out: one module with functions ``kernel(ctx, lo, hi, buffer, ...)``.
-Kernels that differ only in where their buffers lie share one function.
+In: :class:`~smelt.compiler.loops.Kernel` objects. Out: one module with functions ``kernel(ctx, lo, hi, buffer, ...)``,
+or ``kernel(buffer, ...)`` where the rows of the batch are known. Kernels that differ only in where their buffers lie
+share one function.
 
 ``ctx`` points to: the rows of this batch (i64), the arena, the team's barrier, the profile's time stamps (or null), how
 many arenas there are (threads that work apart have one each), then the table of pointers to inputs, outputs, states
@@ -16,12 +17,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from smelt.compiler.emit import halves
+from smelt.compiler.emit import halves, missing
 from smelt.compiler.emit.call import emit_call
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import Buffer, If, Index, Instr, Kernel, Let, Loop, Stmt, Value
 from smelt.ops.primitive import HALVES
 
+ATTRIBUTES = "nounwind noredzone"  # of functions without a context: the stack they take is what they say they take
 # Byte offsets in the context; the rows are at 0.
 CTX_ARENA, CTX_TEAM, CTX_STAMPS, CTX_ARENAS, CTX_TABLE = 8, 16, 24, 32, 40
 
@@ -79,6 +81,10 @@ class _Function:
         self.scopes = [_Scope(vars={"lo", "hi", "n"})]
         self.names: dict[int, str] = {}
         self.buffers: dict[Buffer, str] = {}  # the parameter of each, in the order of first use
+        self.int = f"i{8 * module.isa.pointer_bytes}"  # of indices
+        self.known: dict[str, int] = {}  # integer variables that are constants
+        if module.rows:
+            self.known = {"lo": 0, "hi": kernel.range.units(module.rows), "n": module.rows}
         self.temps = 0
         self.labels = 0
 
@@ -86,8 +92,10 @@ class _Function:
         """Return everything after the function's name; ``buffers`` then holds what a call must pass."""
         self._body(self.kernel.body)
         lines = self.scopes[0].lines
-        buffers = "".join(f", ptr {name}" for name in self.buffers.values())
-        head = f"(ptr noalias %ctx, i64 %lo, i64 %hi{buffers}) {{\nentry:"
+        buffers = [f"ptr {name}" for name in self.buffers.values()]
+        if not self.module.rows:
+            buffers = ["ptr noalias %ctx", "i64 %lo", "i64 %hi", *buffers]
+        head = f"({', '.join(buffers)}) {self.module.attributes}{{\nentry:"
         return "\n".join([head, *lines, "  ret void", "}"])
 
     # --- integers and addresses --------------------------------------------------------------------------------
@@ -134,23 +142,34 @@ class _Function:
         if coef == 1:
             return self._var(name)
         if name != scope.loop:
-            return self._once(depth, ("mul", name, coef), f"mul nsw i64 {self._var(name)}, {coef}")
+            return self._once(depth, ("mul", name, coef), f"mul nsw {self.int} {self._var(name)}, {coef}")
         return scope.multiples.setdefault(coef, f"%{name}.{len(scope.multiples)}")
+
+    def _fold(self, index: Index) -> Index:
+        """Return an index without the variables that are constants."""
+        if not self.known:
+            return index
+        out = Index(index.const)
+        for name, coef in index.terms:
+            out = out + (self.known[name] * coef if name in self.known else Index(0, ((name, coef),)))
+        return out
 
     def _sorted_terms(self, index: Index) -> list[tuple[int, str, int]]:
         return sorted(((self._scope_of(v), v, c) for v, c in index.terms), key=lambda t: t[0])
 
     def integer(self, index: Index) -> str:
         """Return the operand of an integer index; partial sums are computed in the outermost scope they can be."""
+        index = self._fold(index)
         if not index.terms:
             return str(index.const)
         total = ""
         for depth, name, coef in self._sorted_terms(index):
             term = self._multiple(depth, name, coef)
-            total = term if not total else self._once(depth, ("add", total, term), f"add nsw i64 {total}, {term}")
+            text = f"add nsw {self.int} {total}, {term}"
+            total = term if not total else self._once(depth, ("add", total, term), text)
         if index.const:
             depth = max(d for d, _, _ in self._sorted_terms(index))
-            total = self._once(depth, ("add", total, index.const), f"add nsw i64 {total}, {index.const}")
+            total = self._once(depth, ("add", total, index.const), f"add nsw {self.int} {total}, {index.const}")
         return total
 
     def slot(self, slot: int) -> str:
@@ -164,21 +183,21 @@ class _Function:
 
     def address(self, buffer: Buffer, index: Index) -> str:
         """Return a pointer; everything that does not vary in the inner loops is added outside of them."""
-        element = MEMORY[buffer.dtype]
+        element, index = MEMORY[buffer.dtype], self._fold(index)
         pointer = self.buffers.setdefault(buffer, f"%m{len(self.buffers)}.")
         for depth, name, coef in self._sorted_terms(index):
             offset = self._multiple(depth, name, coef)
             pointer = self._once(
                 depth,
                 ("gep", pointer, offset),
-                f"getelementptr inbounds {element}, ptr {pointer}, i64 {offset}",
+                f"getelementptr {self.module.inbounds}{element}, ptr {pointer}, {self.int} {offset}",
             )
         if index.const:
             depth = len(self.scopes) - 1
             pointer = self._once(
                 depth,
                 ("gep", pointer, index.const),
-                f"getelementptr {element}, ptr {pointer}, i64 {index.const}",
+                f"getelementptr {element}, ptr {pointer}, {self.int} {index.const}",
             )
         return pointer
 
@@ -199,12 +218,13 @@ class _Function:
         a = [self.integer(x) for x in s.args]
         self.scopes[-1].vars.add(s.var)
         if s.op in ("min", "max"):
-            self.module.declare(f"i64 @llvm.s{s.op}.i64(i64, i64)")
-            self._line(f"%{s.var} = call i64 @llvm.s{s.op}.i64(i64 {a[0]}, i64 {a[1]})")
+            i = self.int
+            self.module.declare(f"{i} @llvm.s{s.op}.{i}({i}, {i})")
+            self._line(f"%{s.var} = call {i} @llvm.s{s.op}.{i}({i} {a[0]}, {i} {a[1]})")
         elif s.op == "muldiv":
             product = self._temp()
-            self._line(f"{product} = mul nsw i64 {a[0]}, {a[1]}")
-            self._line(f"%{s.var} = sdiv i64 {product}, {a[2]}")
+            self._line(f"{product} = mul nsw {self.int} {a[0]}, {a[1]}")
+            self._line(f"%{s.var} = sdiv {self.int} {product}, {a[2]}")
         else:
             raise ValueError(f"unknown let {s.op}")
 
@@ -230,25 +250,27 @@ class _Function:
             if inner.innermost:
                 counted.append((name, self.integer(s.start * coef), s.step * coef))
             else:
-                multiplied.append(f"  {name} = mul nsw i64 %{s.var}, {coef}")
+                multiplied.append(f"  {name} = mul nsw {self.int} %{s.var}, {coef}")
         before, after = f"%{outer.label}", f"%{inner.label}"
         outer.lines += [f"  br label %{label}", f"{label}:"]
-        outer.lines += [f"  {v}.phi = phi i64 [{first}, {before}], [{v}.next, {after}]" for v, first, _ in counted]
+        outer.lines += [
+            f"  {v}.phi = phi {self.int} [{first}, {before}], [{v}.next, {after}]" for v, first, _ in counted
+        ]
         for (value, _, last), first in zip(s.carried, firsts, strict=True):
             type_ = type_of(value.dtype, value.lanes)
             name = f"%v{value.number}"
             outer.lines.append(f"  {name} = phi {type_} [{first}, {before}], [{self._operand(last)}, {after}]")
         outer.lines += [
-            f"  %{s.var}.more = icmp slt i64 %{s.var}.phi, {stop}",
+            f"  %{s.var}.more = icmp slt {self.int} %{s.var}.phi, {stop}",
             f"  br i1 %{s.var}.more, label %{label}.body, label %{label}.end",
             f"{label}.body:",
         ]
         # Addresses are reduced already. The freeze hides the variable from LLVM's loop strength reduction, which took
         # a third of the time to compile and made no step faster; it must freeze an addition, not the phi itself.
         for v, _, _ in counted:
-            outer.lines += [f"  {v}.same = add i64 {v}.phi, 0", f"  {v} = freeze i64 {v}.same"]
+            outer.lines += [f"  {v}.same = add {self.int} {v}.phi, 0", f"  {v} = freeze {self.int} {v}.same"]
         outer.lines += [*multiplied, *inner.lines]
-        outer.lines += [f"  {v}.next = add nsw i64 {v}.phi, {step}" for v, _, step in counted]
+        outer.lines += [f"  {v}.next = add nsw {self.int} {v}.phi, {step}" for v, _, step in counted]
         outer.lines += [f"  br label %{label}", f"{label}.end:"]
         outer.label = f"{label}.end"
 
@@ -259,7 +281,7 @@ class _Function:
         inner = self.scopes.pop()
         outer = self.scopes[-1]
         outer.lines += [
-            f"  %{label} = icmp slt i64 {left}, {right}",
+            f"  %{label} = icmp slt {self.int} {left}, {right}",
             f"  br i1 %{label}, label %{label}.body, label %{label}.end",
             f"{label}.body:",
             *inner.lines,
@@ -331,9 +353,18 @@ class _Function:
         elif s.op == "select":
             self._set(out, f"select {', '.join(self._typed(a) for a in s.args)}")
         elif s.op in _MINMAX:
+            if out.dtype in _FLOATS and "max" in self.module.isa.lacks:
+                left, right = map(self._operand, s.args)
+                self._set(out, missing.largest(self._new, s.op, left, right, type_, out.lanes))
+                return
             real, signed, unsigned = _MINMAX[s.op]
             name = real if out.dtype in _FLOATS else (unsigned if out.dtype in ("u8", "u32", "bool") else signed)
             self._call(out, name, s.args, _suffix(out))
+        elif s.op in ("floor", "rint") and "round" in self.module.isa.lacks:
+            whole, kind = self._operand(s.args[0]), REGISTER[out.dtype]
+            self._set(out, missing.rounded(self._new, self.module.declare, s.op, whole, kind, out.lanes))
+        elif s.op == "fma" and "fma" in self.module.isa.lacks:
+            self._call(out, "fmuladd", s.args, _suffix(out))
         elif s.op in _INTRINSIC:
             self._call(out, _INTRINSIC[s.op], s.args, _suffix(out))
         elif s.op == "bitcast":
@@ -410,23 +441,22 @@ class _Function:
 
     def _index(self, s: Instr, out: Value) -> None:
         index, step = s.imm
-        base = self.integer(index)
+        base, type_ = self.integer(index), self.int
         if out.lanes > 1:
             one, all_, sum_ = self._temp(), self._temp(), self._temp()
-            type64 = f"<{out.lanes} x i64>"
-            ramp = ", ".join(f"i64 {i * step}" for i in range(out.lanes))
-            self._line(f"{one} = insertelement {type64} poison, i64 {base}, i64 0")
-            self._line(f"{all_} = shufflevector {type64} {one}, {type64} poison, <{out.lanes} x i32> zeroinitializer")
-            self._line(f"{sum_} = add {type64} {all_}, <{ramp}>")
-            base, type_ = sum_, type64
-        else:
-            type_ = "i64"
-        if out.dtype == "i64":
+            type_ = f"<{out.lanes} x {self.int}>"
+            ramp = ", ".join(f"{self.int} {i * step}" for i in range(out.lanes))
+            self._line(f"{one} = insertelement {type_} poison, {self.int} {base}, i64 0")
+            self._line(f"{all_} = shufflevector {type_} {one}, {type_} poison, <{out.lanes} x i32> zeroinitializer")
+            self._line(f"{sum_} = add {type_} {all_}, <{ramp}>")
+            base = sum_
+        to = type_of(out.dtype, out.lanes)
+        if to == type_:
             self._set(out, f"add {type_} {base}, {'zeroinitializer' if out.lanes > 1 else 0}")
         elif out.dtype in _FLOATS:
-            self._set(out, f"sitofp {type_} {base} to {type_of(out.dtype, out.lanes)}")
+            self._set(out, f"sitofp {type_} {base} to {to}")
         else:
-            self._set(out, f"trunc {type_} {base} to {type_of(out.dtype, out.lanes)}")
+            self._set(out, f"{'sext' if out.dtype == 'i64' else 'trunc'} {type_} {base} to {to}")
 
     def _cast(self, a: Value, out: Value) -> None:
         source, target, to = a.dtype, out.dtype, type_of(out.dtype, out.lanes)
@@ -488,10 +518,15 @@ def _suffix(value: Value) -> str:
 
 
 class Module:
-    """One module: functions of kernels, other text, and the declarations they need."""
+    """One module: functions of kernels, other text, and the declarations they need.
 
-    def __init__(self, isa: Isa) -> None:
-        self.isa = isa
+    With the ``rows`` of the batch, functions take no context: all their loops have constant bounds.
+    """
+
+    def __init__(self, isa: Isa, rows: int = 0) -> None:
+        self.isa, self.rows = isa, rows
+        self.attributes = f"{ATTRIBUTES} " if rows else ""
+        self.inbounds = "" if rows else "inbounds "  # windows that reach into padding begin before their buffer
         self._declared: dict[str, str] = {}
         self._parts: list[str] = []
         self._functions: dict[str, str] = {}  # by all of their text but the name

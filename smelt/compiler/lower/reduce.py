@@ -68,7 +68,7 @@ class ReduceLowering:
         lane = max(range(len(self.full)), key=lambda a: weight[a], default=None)
         if lane is None or weight[lane] == 0 or (self.roots[0].opname == "argmax" and lane in self.axes):
             lane = None
-        if lane in self.axes and self.isa.block:
+        if lane in self.axes and (self.isa.block or self.isa.lanes(self.dtype) == 1):
             lane = None  # without vectors, a sum of several partial sums is quicker
         if lane is not None and self.rows is not None and lane == self.rows.axis:
             lane = None  # a short batch must not be read beyond its end
@@ -80,7 +80,7 @@ class ReduceLowering:
             return [Builder(self.name).finish(Range(0))]
         outer = self._outer_reduced()
         results = self.work // max(self._size(self.axes), 1)
-        few = results <= 8 * self.isa.lanes(self.dtype) and not self._rows_kept()
+        few = results <= 8 * (1 if self.isa.serial else self.isa.lanes(self.dtype)) and not self._rows_kept()
         if outer is not None and few and self.work >= SLICED_WORK and self.roots[0].opname != "argmax":
             return self._sliced(outer)
         return [self._whole()]

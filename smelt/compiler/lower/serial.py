@@ -1,8 +1,9 @@
-"""Lower contractions for one thread and a language without vectors: plain loops that a C compiler vectorizes.
+"""Lower contractions for one thread in the least memory: for a processor's vectors, or for a language without any.
 
-In: a contract group. Out: one kernel. A tile is a few rows by a block of neighbouring results; the innermost loop runs
-over the block, with several ks of every row in one round, so that each sum is read and written once for several
-multiply-adds. Where windows reach into padding that is not in memory, the loops over the taps stop at the image.
+In: a contract group. Out: one kernel. A tile is a few rows by a few vectors of results, as many as fit in registers; or
+by a block of neighbouring results, over which the innermost loop of C then runs. Several ks of every row are one round
+of the loop, so that each sum is read and written, and the loop counted, once for several multiply-adds. Where windows
+reach into padding that is not in memory, the loops over the taps stop at the image.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from smelt.compiler.loops import Index, Kernel, Range, Value, as_index
 from smelt.compiler.lower.contract import ContractLowering
 from smelt.compiler.lower.microkernel import Steps, Widths
 from smelt.compiler.lower.parts import Part
+from smelt.compiler.lower.tiles import choose_tile, most_rows
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
 
-MOST_ROWS = 5  # of a tile
+MOST_ROWS = 5  # of a tile in C
 ROUND = 16  # multiply-adds per result and round of the innermost loop, about
 STRAIGHT = 40  # multiply-adds per result in one straight run of taps
 Bounds = dict[str, tuple[Index, Index]]  # of axes of taps
@@ -45,13 +47,24 @@ class SerialContraction(ContractLowering):
     def _emit(self) -> Range:
         for p in self.parts:
             self.vl = self.isa.width(self.dtype, p.extent[p.lane])
-            for lane, widths in self._lane_blocks(p, 1):
+            vectors, self.most = self._shape(p)
+            for lane, widths in self._lane_blocks(p, vectors):
                 with lane as first:
                     self._nest(p.outer, p, {p.lane: first}, lambda at, p=p, w=widths: self._rows(p, p.rows, at, w, {}))  # type: ignore[misc]
         return Range(1)
 
+    def _shape(self, p: Part) -> tuple[int, int]:
+        """Return the vectors and the most rows of a tile."""
+        if self.isa.block:
+            return 1, MOST_ROWS
+        if p.lane in p.a_stride:  # depthwise: as many vectors of a as of sums
+            return 1, max(self.isa.registers // 2 - 1, 1)
+        wide = p.extent[p.rows[-1]] if p.rows else 1
+        vectors = choose_tile(wide, 1, -(-p.extent[p.lane] // self.vl), self.isa.registers).vectors
+        return vectors, most_rows(vectors, self.isa.registers)
+
     def _remainder(self, size: int) -> Widths:
-        return [(0, size)]
+        return [(0, size)] if self.isa.block else super()._remainder(size)
 
     # --- rows --------------------------------------------------------------------------------------------------
 
@@ -86,7 +99,7 @@ class SerialContraction(ContractLowering):
             if axis == name:
                 low = min(-(-before // stride), size)
                 high = max(low, min(size, (image + before - p.extent[tap]) // stride + 1))
-        wide = _tile_rows(high - low)
+        wide = _tile_rows(high - low, self.most)
         high -= (high - low) % wide
         if wide > 1 and low < high:
             with self.b.loop(name, low, high, wide) as i:
@@ -122,28 +135,29 @@ class SerialContraction(ContractLowering):
             start_b = start_b + i * p.b_stride.get(name, 0)
         shifts = [sum(i * p.a_stride.get(name, 0) for name, i in row) for row in rows]
         multiply = self._depthwise_step if p.a_stride.get(p.lane, 0) else self._step
-        ((_, width),) = widths
-        first = [self.b.const(0.0, self.dtype, width) for _ in rows]
+        first = [self.b.const(0.0, self.dtype, w) for _ in rows for _, w in widths]
 
         def step(acc: list[Value], ia: Index, ib: Index) -> list[Value]:
-            return multiply(p, acc, ia, ib, shifts, width)
+            return multiply(p, acc, ia, ib, shifts, widths)
 
         return self._taps(p, p.ks, first, start_a, start_b, bounds, step)
 
-    def _step(self, p: Part, acc: list[Value], ia: Index, ib: Index, shifts: list[int], width: int) -> list[Value]:
+    def _step(self, p: Part, acc: list[Value], ia: Index, ib: Index, shifts: list[int], widths: Widths) -> list[Value]:
         b = self.b
-        vector = b.load(p.b.buffer, ib, width)
-        scalars = [b.splat(b.load(p.a.buffer, ia + s), width) for s in shifts]
-        return [b.op("fma", x, vector, sum_) for x, sum_ in zip(scalars, acc, strict=True)]
+        vectors = [b.load(p.b.buffer, ib + off, w) for off, w in widths]
+        pairs = []
+        for s in shifts:
+            x = b.load(p.a.buffer, ia + s)
+            pairs += [(b.splat(x, v.lanes), v) for v in vectors]
+        return [b.op("fma", x, v, sum_) for (x, v), sum_ in zip(pairs, acc, strict=True)]
 
     def _depthwise_step(
-        self, p: Part, acc: list[Value], ia: Index, ib: Index, shifts: list[int], width: int
+        self, p: Part, acc: list[Value], ia: Index, ib: Index, shifts: list[int], widths: Widths
     ) -> list[Value]:
         b = self.b
-        vector = b.load(p.b.buffer, ib, width)
-        return [
-            b.op("fma", b.load(p.a.buffer, ia + s, width), vector, sum_) for s, sum_ in zip(shifts, acc, strict=True)
-        ]
+        vectors = [b.load(p.b.buffer, ib + off, w) for off, w in widths]
+        pixels = [b.load(p.a.buffer, ia + (s + off), w) for s in shifts for off, w in widths]
+        return [b.op("fma", x, v, sum_) for x, v, sum_ in zip(pixels, vectors * len(shifts), acc, strict=True)]
 
     def _taps(
         self,
@@ -200,11 +214,11 @@ def _divisor(number: int, most: int) -> int:
     return max(u for u in range(1, most + 1) if number % u == 0)
 
 
-def _tile_rows(count: int) -> int:
+def _tile_rows(count: int, most: int) -> int:
     """Return how many rows make a tile: each tile costs a little beside its rows, and a row alone costs more."""
-    if count < 2:
+    if min(count, most) < 2:
         return 1
-    return min(range(2, min(MOST_ROWS, count) + 1), key=lambda r: count // r * (r + 1.5) + count % r * 2.5)
+    return min(range(2, min(most, count) + 1), key=lambda r: count // r * (r + 1.5) + count % r * 2.5)
 
 
 def lower_serial_contract(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:

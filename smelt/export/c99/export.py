@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from smelt.autograd import no_grad
+from smelt.compiler.emit.c import CUnit
 from smelt.errors import ExportError, FileError, ShapeError, at_user_line
 from smelt.export.c99.header import Form, Where, header
-from smelt.export.c99.host import NUMPY, HostNetwork
+from smelt.export.c99.host import NUMPY, HostNetwork, library
 from smelt.export.c99.network import InputShape, Network, network
 from smelt.export.c99.plan import MemoryPlan, memory_plan
 from smelt.export.c99.selftest import selftest
@@ -77,7 +79,8 @@ class CExport:
         ExportError
             When there is no compiler, or it ends with an error.
         """
-        return HostNetwork(self._network, self._form, self.files, flags, compiler)
+        made = library(self._network, self._form, self.files, flags, compiler)
+        return HostNetwork(self._network, self._form, functools.partial(getattr, made))
 
     def __str__(self) -> str:
         return (
@@ -149,23 +152,13 @@ def c(
     keywords.c, keywords.h: constants 90,416 bytes, arena 64,000 bytes, arrays on the stack 1,280 bytes, \
 2,656,768 multiply-accumulates
     """
-    if not _NAME.fullmatch(name) or KEYWORDS.fullmatch(name):
-        raise ExportError(at_user_line(f"c: name: expected lower-case letters, digits and _, received {name!r}"))
-    for what, value, choices in (("arena", arena, ("caller", "static")), ("ends", ends, ("caller", "arena"))):
-        if value not in choices:
-            raise ExportError(at_user_line(f"c: {what}: expected one of {choices}, received {value!r}"))
-    net = network(model, input_shape, batch, dtype, ends == "arena")
-    form = Form(name, arena, ends == "arena")
+    form = make_form("c", name, arena, ends)
+    net = network(model, input_shape, batch, dtype, form.ends, CUnit())
     files = {f"{name}.c": source(net, form), f"{name}.h": header(net, form)}
     if samples is not None:
-        files[f"{name}_test.c"] = selftest(net, form, *_record(model, net, samples))
+        files[f"{name}_test.c"] = selftest(net, form, *record(model, net, samples))
     if folder is not None:
-        try:
-            os.makedirs(folder, exist_ok=True)
-        except OSError as e:
-            raise FileError(f"{os.fspath(folder)}: cannot make the folder: {e.strerror}") from None
-        for file, text in files.items():
-            write_atomic(os.path.join(os.fspath(folder), file), text.encode())
+        write_files(folder, {file: text.encode() for file, text in files.items()})
     arenas = net.serial.arenas.values()
     return CExport(
         files,
@@ -180,21 +173,53 @@ def c(
     )
 
 
-def _record(
+def make_form(what: str, name: str, arena: Where, ends: Where | str) -> Form:
+    """Return how a network appears in C.
+
+    Raises
+    ------
+    ExportError
+        When the name is not one for C, or there is no such form.
+    """
+    if not _NAME.fullmatch(name) or KEYWORDS.fullmatch(name):
+        raise ExportError(at_user_line(f"{what}: name: expected lower-case letters, digits and _, received {name!r}"))
+    for key, value, choices in (("arena", arena, ("caller", "static")), ("ends", ends, ("caller", "arena"))):
+        if value not in choices:
+            raise ExportError(at_user_line(f"{what}: {key}: expected one of {choices}, received {value!r}"))
+    return Form(name, arena, ends == "arena")
+
+
+def write_files(folder: PathLike, files: dict[str, bytes]) -> None:
+    """Write files into a folder, which is made if it is missing.
+
+    Raises
+    ------
+    FileError
+        When one cannot be written.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as e:
+        raise FileError(f"{os.fspath(folder)}: cannot make the folder: {e.strerror}") from None
+    for file, content in files.items():
+        write_atomic(os.path.join(os.fspath(folder), file), content)
+
+
+def record(
     model: Module, net: Network, samples: np.ndarray | Sequence[np.ndarray]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return the samples cut into batches, and the model's outputs for each."""
-    given = [samples] if isinstance(samples, np.ndarray) else list(samples)
+    given, what = [samples] if isinstance(samples, np.ndarray) else list(samples), net.unit.what
     inputs = []
     for end, x in zip(net.inputs, given, strict=False):
         x = np.asarray(x, NUMPY[end.dtype])
         runs, rest = divmod(len(x), end.shape[0]) if x.ndim else (0, 0)
         if x.shape[1:] != end.shape[1:] or rest or not runs:
-            raise ShapeError(at_user_line(f"c: samples: expected (a multiple of {end.shape}), received {x.shape}"))
+            raise ShapeError(at_user_line(f"{what}: samples: expected (a multiple of {end.shape}), received {x.shape}"))
         inputs.append(x.reshape(runs, *end.shape))
     if len(given) != len(net.inputs) or len({len(x) for x in inputs}) != 1:
         raise ShapeError(
-            at_user_line(f"c: samples: expected {len(net.inputs)} arrays of equal length, received {len(given)}")
+            at_user_line(f"{what}: samples: expected {len(net.inputs)} arrays of equal length, received {len(given)}")
         )
     with no_grad(), mode(model, False):
         results = [[t.numpy() for t in leaves(model(*map(Tensor, run)))] for run in zip(*inputs, strict=True)]

@@ -13,6 +13,32 @@ Where = Literal["caller", "static"]
 
 
 @dataclass(frozen=True)
+class Code:
+    """What the manual says of the code behind the header.
+
+    ``title`` is what it is, ``calls`` what it calls beside itself, ``flash`` and ``stack`` what it takes, ``advice``
+    what its users should know.
+    """
+
+    title: str
+    calls: str
+    flash: str
+    stack: str
+    advice: str
+
+
+def c_code(net: Network) -> Code:
+    """Return what is said of a ``.c`` file."""
+    return Code(
+        f"a neural network in C99, written by Smelt {__version__}",
+        "No library" + (" but math.h" if net.unit.math else ""),
+        f"{net.constant_bytes:,} bytes of constants, and the code",
+        f"{net.unit.stack_bytes:,} bytes of arrays, and what the compiler adds for three nested calls",
+        "Loops are written to be vectorized: compile with -O3, and for the processor that runs them.",
+    )
+
+
+@dataclass(frozen=True)
 class Form:
     """How a network appears in C: the prefix of its names, who keeps the arena, and whether it holds the ends."""
 
@@ -62,28 +88,27 @@ def _example(net: Network, form: Form) -> list[str]:
     return [*out, f"... read {', '.join(e.name for e in net.outputs)} ..."]
 
 
-def manual(net: Network, form: Form) -> list[str]:
+def manual(net: Network, form: Form, code: Code) -> list[str]:
     """Return what the header says about the network."""
     serial = net.serial
     proven = all(a.proven for a in serial.arenas.values())
     arena = f"{serial.arena_bytes:,} bytes" + (": proven the least for these loops in this order" if proven else "")
     held = ", inputs and outputs included" if form.ends else ""
-    who = {"caller": "which the caller provides", "static": "kept by the .c file"}[form.arena]
+    who = {"caller": "which the caller provides", "static": f"kept by the .{net.unit.suffix} file"}[form.arena]
     lines = [
-        f"{form.name}.h - a neural network in C99, written by Smelt {__version__}.",
+        f"{form.name}.h - {code.title}.",
         "",
-        f"A {net.model} with {net.macs:,} multiply-accumulates. No library"
-        + (" but math.h" if net.unit.needs.math else "")
-        + ", no allocation, no state from call to call.",
+        f"A {net.model} with {net.macs:,} multiply-accumulates. {code.calls}, no allocation, "
+        "no state from call to call.",
         "",
         "Arrays are dense, the last axis fastest, the first one the batch. They must not overlap.",
         *(f"  in   {_end(form, e)}" for e in net.inputs),
         *(f"  out  {_end(form, e)}" for e in net.outputs),
         "",
         "Memory:",
-        f"  flash  {net.constant_bytes:,} bytes of constants, and the code",
+        f"  flash  {code.flash}",
         f"  arena  {arena}{held}" + (f", {who}" if serial.arenas else ""),
-        f"  stack  {net.unit.stack_bytes:,} bytes of arrays, and what the compiler adds for three nested calls",
+        f"  stack  {code.stack}",
         "",
         "Example:",
         *(f"  {line}" for line in _example(net, form)),
@@ -93,14 +118,14 @@ def manual(net: Network, form: Form) -> list[str]:
         lines.append(f"{form.name}_run must not be called while it runs: there is one arena.")
     else:
         lines.append(f"{form.name}_run may run several times at once, each time with memory of its own.")
-    lines.append("Loops are written to be vectorized: compile with -O3, and for the processor that runs them.")
-    return lines
+    return [*lines, code.advice]
 
 
-def header(net: Network, form: Form) -> str:
-    """Return the text of the ``.h`` file."""
+def header(net: Network, form: Form, code: Code | None = None) -> str:
+    """Return the text of the ``.h`` file, of C where nothing else is said of the code."""
+    code = code or c_code(net)
     guard = f"{form.upper}_H"
-    lines = ["/*", *(f" * {line}".rstrip() for line in manual(net, form)), " */"]
+    lines = ["/*", *(f" * {line}".rstrip() for line in manual(net, form, code)), " */"]
     lines += [f"#ifndef {guard}", f"#define {guard}", "", "#include <stdint.h>", ""]
     lines += [f"#define {form.upper}_{e.name.upper()}_SIZE {e.size}" for e in (*net.inputs, *net.outputs)]
     lines += [f"#define {form.upper}_CONSTANT_BYTES {net.constant_bytes}"]

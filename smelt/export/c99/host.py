@@ -49,25 +49,30 @@ def build(command: Sequence[str]) -> None:
         raise ExportError(at_user_line(f"c: {os.path.basename(command[0])} ended with {done.returncode}: {said}"))
 
 
-class HostNetwork:
-    """An exported network, compiled for this machine and loaded into this process; not for several threads at once.
+def library(net: Network, form: Form, files: dict[str, str], flags: Sequence[str], cc: str | None) -> ctypes.CDLL:
+    """Return exported C, compiled for this machine and loaded into this process."""
+    cc = cc or compiler()
+    if cc is None:
+        raise ExportError(at_user_line(f"c: no C compiler was found, expected one of {', '.join(COMPILERS)}"))
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            with open(os.path.join(folder, name), "w") as file:
+                file.write(content)
+        base = os.path.join(folder, form.name)
+        more = ["-lm"] if net.unit.math else []
+        build([cc, *flags, "-shared", "-fPIC", f"{base}.c", "-o", f"{base}.so", *more])
+        return ctypes.CDLL(f"{base}.so")
 
-    It takes one array per input, with the batch, and returns a list of arrays, one per output.
+
+class HostNetwork:
+    """An exported network in this process; not for several threads at once.
+
+    It takes one array per input, with the batch, and returns a list of arrays, one per output. ``functions`` gives
+    those of the header by name.
     """
 
-    def __init__(self, net: Network, form: Form, files: dict[str, str], flags: Sequence[str], cc: str | None) -> None:
-        cc = cc or compiler()
-        if cc is None:
-            raise ExportError(at_user_line(f"c: no C compiler was found, expected one of {', '.join(COMPILERS)}"))
-        self._net, self._form = net, form
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                with open(os.path.join(folder, name), "w") as file:
-                    file.write(content)
-            base = os.path.join(folder, form.name)
-            library = ["-lm"] if net.unit.needs.math else []
-            build([cc, *flags, "-shared", "-fPIC", f"{base}.c", "-o", f"{base}.so", *library])
-            self._library = ctypes.CDLL(f"{base}.so")
+    def __init__(self, net: Network, form: Form, functions: Callable[[str], Any]) -> None:
+        self._net, self._form, self._functions = net, form, functions
         self._memory = np.zeros(max(net.serial.arena_bytes, 1), np.uint8)
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
@@ -110,6 +115,6 @@ class HostNetwork:
 
     def _function(self, name: str, *arrays: np.ndarray, result: type | None = None) -> Callable[[], Any]:
         """Return a function of the library with the addresses of these arrays, which it keeps alive."""
-        function = getattr(self._library, f"{self._form.name}_{name}")
+        function = self._functions(f"{self._form.name}_{name}")
         function.restype = result
         return functools.partial(function, *(a.ctypes.data_as(ctypes.c_void_p) for a in arrays))

@@ -1,4 +1,4 @@
-"""A network ready to be written in C: a module and the shape of its input in; functions, calls and constants out.
+"""A network ready to be called from C: a module and the shape of its input in; functions, calls and constants out.
 
 The module is traced once, in evaluation mode; batch normalization is folded into the weights, which are brought into
 the order in which the loops read them.
@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from smelt.autograd import no_grad
-from smelt.compiler.emit.c import CUnit
 from smelt.compiler.emit.expressions import TYPE
-from smelt.compiler.isa import PLAIN_C
-from smelt.compiler.loops import Buffer
+from smelt.compiler.isa import Isa
+from smelt.compiler.loops import Buffer, Kernel
 from smelt.compiler.passes.freeze import freeze
 from smelt.compiler.serial import Serial, lower_serial
 from smelt.errors import ExportError, ShapeError, at_user_line
@@ -35,6 +35,26 @@ _LONGEST = 100  # characters of a comment that come from a model
 def comment(text: str) -> str:
     """Return what of a model's text may stand in a comment: letters, digits and ``_ .-``, at most 100 of them."""
     return _COMMENT.sub("", text)[:_LONGEST]
+
+
+class Unit(Protocol):
+    """What kernels become functions of: a C file, or the code of an object."""
+
+    what: str
+    """The form, in messages."""
+    suffix: str
+    """Of its file."""
+    isa: Isa
+    """What the loops are lowered for."""
+    stack_bytes: int
+    """Arrays on the stack of the function that has most."""
+
+    @property
+    def math(self) -> bool:
+        """Whether functions of ``math.h`` are called."""
+
+    def add(self, kernel: Kernel) -> tuple[str, Sequence[Buffer], int]:
+        """Add a kernel's function; return its name, what to pass, and the bytes of its arrays."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +95,7 @@ class Network:
     constants: tuple[tuple[Buffer, np.ndarray], ...]
     calls: tuple[Call, ...]
     serial: Serial
-    unit: CUnit
+    unit: Unit
 
     @property
     def macs(self) -> int:
@@ -88,34 +108,34 @@ class Network:
         return sum(a.nbytes for _, a in self.constants)
 
 
-def network(model: Module, input_shape: InputShape, batch: int, dtype: str, ends: bool) -> Network:
-    """Return the network of a module; with ``ends``, its inputs and outputs lie in the arena.
+def network(model: Module, input_shape: InputShape, batch: int, dtype: str, ends: bool, unit: Unit) -> Network:
+    """Return the network of a module, its functions in ``unit``; with ``ends``, inputs and outputs lie in the arena.
 
     Raises
     ------
     ExportError
-        When something in it cannot be written in C.
+        When something in it cannot be written in this form.
     ShapeError
         When the model cannot take such an input.
     """
     shapes = dict(input_shape) if isinstance(input_shape, Mapping) else {"input": tuple(input_shape)}
     sizes = [(batch, *shape) for shape in shapes.values()]
     if not sizes or not all(isinstance(d, int) and d > 0 for shape in sizes for d in shape):
-        raise ShapeError(at_user_line(f"c: expected sizes of at least 1, received {shapes} and a batch of {batch}"))
+        found = f"{shapes} and a batch of {batch}"
+        raise ShapeError(at_user_line(f"{unit.what}: expected sizes of at least 1, received {found}"))
     tracer = CallTracer(type(model).__name__)
     with no_grad(), tracer.watching(model):
         inputs = [tracer.input(f"x{i}", Spec(s, np.dtype(dtype))) for i, s in enumerate(sizes)]
         graph = tracer.finish([tracer.lift(t) for t in leaves(model(*map(Tensor, inputs)))])
-    return of_graph(graph, [t.numpy() for t, _ in tracer.state.values()], list(shapes), ends)
+    return of_graph(graph, [t.numpy() for t, _ in tracer.state.values()], list(shapes), ends, unit)
 
 
-def of_graph(graph: Graph, states: list[np.ndarray], titles: Sequence[str], ends: bool) -> Network:
+def of_graph(graph: Graph, states: list[np.ndarray], titles: Sequence[str], ends: bool, unit: Unit) -> Network:
     """Return the network of a traced graph; ``titles`` say what the user calls its inputs."""
-    _check(graph)
+    _check(graph, unit.what)
     frozen = freeze(graph)
     values = frozen.evaluate(states)
-    serial = lower_serial(frozen.graph, PLAIN_C, ends)
-    unit = CUnit()
+    serial = lower_serial(frozen.graph, unit.isa, ends)
     calls = []
     for k in serial.kernels:
         function, buffers, stack = unit.add(k)
@@ -132,21 +152,21 @@ def of_graph(graph: Graph, states: list[np.ndarray], titles: Sequence[str], ends
     )
 
 
-def _check(graph: Graph) -> None:
-    """Raise an error that names what cannot be written in C."""
+def _check(graph: Graph, what: str) -> None:
+    """Raise an error that names what cannot be called from C."""
     if not graph.outputs:
-        raise ExportError(at_user_line("c: the model returns no tensor, expected at least one"))
+        raise ExportError(at_user_line(f"{what}: the model returns no tensor, expected at least one"))
     if graph.updates:
         changed = comment(next(iter(graph.updates)).name)
         raise ExportError(
-            at_user_line(f"c: the model changes {changed} when it runs; expected one that keeps no state")
+            at_user_line(f"{what}: the model changes {changed} when it runs; expected one that keeps no state")
         )
     for node in graph.nodes():
         line = f"  [{node.line}]" if node.line else ""
         if isinstance(node.op, Custom):
-            raise ExportError(f"c: {node.opname}: a user's function cannot be written in C{line}")
+            raise ExportError(f"{what}: {node.opname}: a user's function cannot be exported{line}")
         if short_dtype(node.dtype) not in TYPE:
-            raise ExportError(f"c: {node.opname} {node.spec}: expected one of {', '.join(TYPE)}{line}")
+            raise ExportError(f"{what}: {node.opname} {node.spec}: expected one of {', '.join(TYPE)}{line}")
 
 
 def _ends(letter: str, titles: Sequence[str], nodes: Sequence[Node], serial: Serial) -> tuple[End, ...]:

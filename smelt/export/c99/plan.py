@@ -66,6 +66,8 @@ class MemoryPlan:
         The most that is in use at once, which no arena can be smaller than.
     proven : bool
         Whether no arena can be smaller for these loops in this order.
+    code_bytes : int or None
+        Machine code, where it was made; the stack is then all that the network takes.
     """
 
     steps: tuple[Step, ...]
@@ -77,6 +79,7 @@ class MemoryPlan:
     output_bytes: int
     least_bytes: int
     proven: bool
+    code_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-able values."""
@@ -101,9 +104,14 @@ class MemoryPlan:
             ends = f"inputs of {self.input_bytes:,} and outputs of {self.output_bytes:,} bytes are the caller's"
         return [
             f"arena: {self.arena_bytes:,} bytes, {proof}; at most {self.least_bytes:,} are in use at once; {ends}",
-            f"flash: {self.flash_bytes:,} bytes of constants, and the code",
-            f"stack: {self.stack_bytes:,} bytes of arrays, and what the compiler adds",
+            *self._made(),
         ]
+
+    def _made(self) -> list[str]:
+        flash, stack = f"flash: {self.flash_bytes:,} bytes of constants", f"stack: {self.stack_bytes:,} bytes"
+        if self.code_bytes is None:
+            return [f"{flash}, and the code", f"{stack} of arrays, and what the compiler adds"]
+        return [f"{flash} and {self.code_bytes:,} of code", stack]
 
     def __str__(self) -> str:
         head, body, total = self.table()
@@ -163,7 +171,7 @@ class MemoryPlan:
         figure.savefig(path, dpi=120)
 
 
-def memory_plan(net: Network) -> MemoryPlan:
+def memory_plan(net: Network, code_bytes: int | None = None) -> MemoryPlan:
     """Return the plan of a network."""
     blocks = [(a, buffers, block) for a in net.serial.arenas.values() for buffers, block in a.blocks]
     flash = {buffer: array.nbytes for buffer, array in net.constants}
@@ -198,4 +206,5 @@ def memory_plan(net: Network) -> MemoryPlan:
         theirs,
         max(in_use, default=0),
         all(a.proven for a in net.serial.arenas.values()),
+        code_bytes,
     )

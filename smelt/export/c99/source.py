@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from smelt.compiler.emit.c import CUnit
 from smelt.compiler.emit.expressions import TYPE, Needs
 from smelt.compiler.loops import ITEMSIZE, Buffer
 from smelt.export.c99.header import Form, accessor, parameters
@@ -34,6 +35,7 @@ def array(head: str, values: np.ndarray, dtype: str, needs: Needs) -> str:
 
 def source(net: Network, form: Form) -> str:
     """Return the text of the ``.c`` file."""
+    assert isinstance(net.unit, CUnit)
     needs = net.unit.needs
     names = {buffer: f"c{i}" for i, (buffer, _) in enumerate(net.constants)}
     constants = [

@@ -1,0 +1,245 @@
+"""Networks as object files: they agree with the model, hold the memory of exported C, and call nothing unsaid."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from compiler.assembly import Code, functions, innermost_loops
+from ops.matrix import NAMES, cases, special_cases
+
+import smelt
+from smelt import models, nn
+from smelt.autograd import no_grad
+from smelt.compiler.emit.expressions import TYPE
+from smelt.compiler.jit import Library
+from smelt.errors import ExportError, FileError, ShapeError
+from smelt.export.c99.header import Form
+from smelt.export.c99.host import NUMPY
+from smelt.export.c99.network import network, of_graph
+from smelt.export.elf.image import read_image
+from smelt.export.elf.machine import compile_assembly, compile_object
+from smelt.export.elf.module import ObjectUnit, module_text
+from smelt.export.elf.stack import frames
+from smelt.export.targets import TARGETS, Target, find_target
+from smelt.graph.trace import Tracer
+from smelt.nn.calls import leaves
+from smelt.ops import Spec
+from smelt.ops.primitive import short_dtype
+from smelt.tensor import Tensor
+
+from .compilers import STRICT, need, run
+from .test_c_networks import ZOO, Changing, assert_close, inputs, settled
+from .test_c_primitives import STATE
+from .test_c_primitives import assert_close as assert_primitive
+
+MICRO = ("cortex-m3", "cortex-m4", "cortex-m7", "cortex-m55", "riscv32")
+MATH = {"pow", "sqrtf"}
+on_linux = pytest.mark.skipif(platform.system() != "Linux", reason="objects are ELF files")
+
+
+@on_linux
+@pytest.mark.parametrize("name", ZOO)
+def test_an_object_computes_what_the_model_does(name: str) -> None:
+    build, shape = ZOO[name]
+    model, x = settled(build), inputs(shape, 1)
+    made = smelt.export.object(model, None, shape, target="native")
+    assert made.calls == ()
+    for found, expected in zip(made.load()(x), leaves(smelt.compile(model)(x)), strict=True):
+        assert_close(found, expected.numpy())
+
+
+@pytest.mark.parametrize("name", ["ds_cnn", "resnet8", "every layer"])
+@pytest.mark.parametrize("target", ["cortex-m4", "cortex-m55", "x86-64"])
+def test_the_memory_is_that_of_exported_c(name: str, target: str) -> None:
+    build, shape = ZOO[name]
+    for ends in ("caller", "arena"):
+        made = smelt.export.object(build(), None, shape, target=target, ends=ends)
+        c = smelt.export.c(build(), None, shape, ends=ends)
+        assert (made.arena_bytes, made.constant_bytes, made.macs) == (c.arena_bytes, c.constant_bytes, c.macs)
+        assert made.proven == c.proven and made.plan.regions == c.plan.regions
+        mine, theirs = made.files["network.h"].decode(), c.files["network.h"]
+        assert mine.partition("#ifndef")[2] == theirs.partition("#ifndef")[2]
+
+
+@on_linux
+@pytest.mark.parametrize("arena", ["caller", "static"])
+@pytest.mark.parametrize("ends", ["caller", "arena"])
+def test_the_self_test_links_and_passes(arena: Any, ends: Any, tmp_path: Path) -> None:
+    build, shape = ZOO["every layer"]
+    x = inputs(shape, 6)
+    made = smelt.export.object(
+        settled(build), tmp_path, shape, target="native", name="net", batch=3, arena=arena, ends=ends, samples=x
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.h", "net.o", "net_test.c"]
+    run(need("cc"), *STRICT, tmp_path / "net_test.c", tmp_path / "net.o", "-o", tmp_path / "program")
+    assert run(tmp_path / "program") == "net: passed, 0 numbers wrong in 2 runs\n"
+    undefined = {n for n in run(need("nm"), "-u", tmp_path / "net.o").split() if n != "U"}
+    assert undefined - {"_GLOBAL_OFFSET_TABLE_"} == set(made.calls)
+    sizes = run(need("size"), "-A", tmp_path / "net.o")
+    code = sum(int(n) for n in re.findall(r"^\.(?:text|rodata)\S*\s+(\d+)", sizes, re.MULTILINE))
+    assert code == made.constant_bytes + made.code_bytes
+    assert f"\n.bss {made.arena_bytes}" in re.sub(" +", " ", sizes) or arena == "caller"
+
+
+def primitives(dtype: str, most: int, special: bool = True) -> list[tuple[Any, Any, list[np.ndarray]]]:
+    """Return cases, their graphs and inputs: the first ``most`` samples of every primitive."""
+    names, seen, out = [n for n in NAMES if n not in STATE], dict.fromkeys(NAMES, 0), []
+    more = special_cases(names, dtype) if special else ()
+    for case in (*cases(names, dtype, ("contiguous",)), *more):
+        tracer = Tracer(case.primitive.name)
+        with no_grad(), tracer:
+            given = [Tensor(tracer.input(f"x{i}", Spec(a.shape, a.dtype))) for i, a in enumerate(case.arrays)]
+            graph = tracer.finish([tracer.lift(case.primitive(*given, **case.attrs))])
+        written = all(short_dtype(n.dtype) in TYPE for n in graph.nodes())
+        if not written or not all(n.spec.size for n in (*graph.inputs, *graph.outputs)):
+            continue
+        seen[case.primitive.name] += 1
+        if seen[case.primitive.name] <= most or "special" in case.id:
+            out.append((case, graph, [np.ascontiguousarray(a) for a in case.arrays]))
+    return out
+
+
+def compiled(graph: Any, target: Target) -> tuple[bytes, Any]:
+    """Return the object of a graph, whose function is ``net_run``, and its network."""
+    net = of_graph(graph, [], [""] * len(graph.inputs), False, ObjectUnit(target.isa))
+    return compile_object(module_text(net, Form("net", "static", False)), target), net
+
+
+@on_linux
+def test_primitives_in_an_object_are_what_numpy_computes() -> None:
+    target = find_target("native")
+    for case, graph, given in primitives("float32", 3):
+        data, net = compiled(graph, target)
+        (end,) = net.outputs
+        found = np.zeros(end.shape, NUMPY[end.dtype])
+        code = Library(data, ("net_run",))
+        function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(given) + 1))(code.address["net_run"])
+        function(*(a.ctypes.data for a in (*given, found)))
+        with np.errstate(all="ignore"):
+            expected = np.asarray(case.primitive.evaluate(*given, **case.attrs))
+        assert_primitive(case, found, expected)
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_objects_call_only_what_is_said(name: str) -> None:
+    target, calls = find_target(name), set()
+    for _, graph, _ in primitives("float32", 1, special=False):
+        calls |= set(read_image(compiled(graph, target)[0]).calls)
+    soft = {c for c in calls if c.startswith("__")}
+    assert calls - soft <= MATH
+    if name in ("cortex-m7", "cortex-m55"):
+        assert not soft, "only integers of 64 bits are missing there"
+    else:
+        expected = {"__mulsf3", "__aeabi_fmul"} if name in ("cortex-m3", "riscv32") else {"__aeabi_f2d"}
+        assert soft & expected
+        assert all(re.match("__aeabi_|__[a-z]+[sd]f", c) for c in soft)
+
+
+def _assembly(name: str, build: Callable[[], nn.Module] = models.ds_cnn, shape: Any = (1, 49, 10)) -> str:
+    target = find_target(name)
+    net = network(build(), shape, 1, "float32", False, ObjectUnit(target.isa))
+    return compile_assembly(module_text(net, Form("net", "caller", False), weights=False), target)
+
+
+@pytest.mark.parametrize("name", ["cortex-m4", "cortex-m7", "cortex-m55", "aarch64", "x86-64"])
+def test_inner_loops_are_multiply_adds(name: str) -> None:
+    """In the pointwise convolution of DS-CNN: of vectors where there are any, with no sum in memory, and no call."""
+    found = functions(_assembly(name))
+    loops = [code for code in innermost_loops(found["k2_conv2d_add_relu"]) if _fmas(code)]
+    best = max(loops, key=_fmas)
+    vectors = TARGETS[name].isa.vector_bytes > 4
+    assert (best.fmas if vectors else best.scalar_fmas) == _fmas(best) >= 0.44 * len(best.lines)
+    assert best.calls == 0 and best.stack_stores == 0
+    if name == "cortex-m55":
+        assert any(re.match(r"vfma\.f32 q\d, q\d, r\d+", line) for line in best.lines), (
+            "one factor from a core register"
+        )
+
+
+def _fmas(code: Code) -> int:
+    return code.fmas + code.scalar_fmas
+
+
+@pytest.mark.parametrize("name", MICRO)
+def test_no_double_and_no_wide_integer_on_small_processors(name: str) -> None:
+    isa = TARGETS[name].isa
+    for build, shape in (ZOO["every layer"], ZOO["sequences"]):
+        net = network(build(), shape, 1, "float32", False, ObjectUnit(isa))
+        text = module_text(net, Form("net", "caller", False), weights=False)
+        assert " double " not in text
+        assert not re.search(r"(?:add|mul|getelementptr|icmp|phi|sdiv)[^\n]* i64 [^\n]*%", text)
+
+
+def test_stack_is_the_sum_of_nested_frames() -> None:
+    made = smelt.export.object(models.ds_cnn(), None, (1, 49, 10), target="cortex-m4")
+    most = max(step.stack_bytes for step in made.plan.steps)
+    assert 0 < most < made.stack_bytes <= most + 64
+    assert f"stack  {made.stack_bytes} bytes" in made.files["network.h"].decode()
+    assert frames(_assembly("aarch64"), 16).keys() == frames(_assembly("cortex-m4"), 4).keys()
+
+
+@pytest.mark.parametrize("name", [n for n in TARGETS if n != "avr"])
+def test_objects_are_for_the_processor_and_its_calls(name: str) -> None:
+    made = smelt.export.object(nn.Linear(3, 2), None, (3,), target=name)
+    data = made.files["network.o"]
+    machine, kind = struct.unpack_from("<H", data, 18)[0], struct.unpack_from("<H", data, 16)[0]
+    assert (kind, data[:4], data[4]) == (1, b"\x7fELF", 2 if TARGETS[name].isa.pointer_bytes == 8 else 1)
+    assert machine == {"riscv32": 243, "aarch64": 183, "x86-64": 62}.get(name, 40)
+    at = data.find(b"aeabi\0")
+    attributes = data[at : at - 4 + struct.unpack_from("<I", data, at - 4)[0]] if at > 0 else b""
+    assert machine != 40 or (b"\x1c\x01" in attributes) == (name != "cortex-m3"), "floats are passed in registers"
+    assert TARGETS[name].title in made.files["network.h"].decode()
+
+
+class Called(nn.Module):
+    """Calls a user's function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return twice(x)
+
+
+@smelt.custom_op
+def twice(x: np.ndarray) -> np.ndarray:
+    return 2 * x
+
+
+def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
+    linear = nn.Linear(3, 2)
+
+    def export(model: nn.Module = linear, shape: Any = (3,), **more: Any) -> object:
+        return smelt.export.object(model, None, shape, **{"target": "cortex-m4", **more})
+
+    known = "expected one of cortex-m3, .*x86-64, native"
+    cases: list[tuple[type[Exception], str, Callable[[], object]]] = [
+        (ExportError, f"object: target 'toaster': {known}", lambda: export(target="toaster")),
+        (ExportError, f"object: target 'avr': objects are not made for it, .*{known}", lambda: export(target="avr")),
+        (ExportError, "object: name: expected lower-case", lambda: export(name="Net")),
+        (ExportError, "object: the model changes", lambda: export(Changing())),
+        (ExportError, r"object: custom.twice: a user's function", lambda: export(Called())),
+        (ShapeError, "object: expected sizes of at least 1", lambda: export(shape=(0,))),
+        (ShapeError, "object: samples: expected", lambda: export(samples=inputs((4,)))),
+    ]
+    for kind, message, call in cases:
+        with pytest.raises(kind, match=message):
+            call()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="cannot make the folder"):
+        smelt.export.object(linear, tmp_path / "file" / "deep", (3,), target="cortex-m4")
+    with pytest.raises(ExportError, match="cortex-m4: its code does not run on this machine, expected native"):
+        smelt.export.object(linear, None, (3,), target="cortex-m4").load()
+
+
+def test_the_text_of_a_small_object(golden: Callable[[str, str], None]) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 2), nn.ReLU())
+    for t in model.parameters():
+        t._value = np.linspace(-1, 1, t.size, dtype=np.float32).reshape(t.shape)
+    net = network(model, (1, 3, 3), 1, "float32", True, ObjectUnit(TARGETS["cortex-m55"].isa))
+    golden("object_small.ll", module_text(net, Form("small", "static", True)))
