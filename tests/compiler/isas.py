@@ -12,3 +12,4 @@ SAPPHIRE_RAPIDS = Isa("avx512", LINUX, "sapphirerapids", "-prefer-256-bit", 64, 
 NEOVERSE_N2 = Isa("neon", "aarch64-unknown-linux-gnu", "neoverse-n2", "", 16, 32, bf16=True)
 ISAS = {"znver4": ZNVER4, "haswell": HASWELL, "cortex-a76": CORTEX_A76}
 PAIRS = {"znver4": ZNVER4, "sapphirerapids": SAPPHIRE_RAPIDS, "neoverse-n2": NEOVERSE_N2}  # that multiply bfloat16
+COUNTED = {**ISAS, "sapphirerapids": SAPPHIRE_RAPIDS}  # whose code is counted

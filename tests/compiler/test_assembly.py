@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,39 +15,17 @@ from smelt.compiler.loops import If, Instr, Kernel, Loop, Stmt
 from smelt.compiler.program import Lowered
 from smelt.tensor import Tensor
 
-from .assembly import Code, functions, hottest, innermost_loops
-from .isas import ISAS
-from .zoo import CASES, Training, trace, unbound
+from .assembly import Code, hottest, innermost_loops
+from .isas import COUNTED, ISAS
+from .lowering import assemble, lower, training, vector_fmas
+from .zoo import CASES, Training
 
 each_isa = pytest.mark.parametrize("isa", ISAS)
 MACHINES = {"znver4": 62, "haswell": 62, "cortex-a76": 183}  # of ELF files: x86-64, AArch64
 
 
-def lower(function: Callable[..., object], arrays: list[np.ndarray], isa: str, rows: bool = True) -> Lowered:
-    graph = trace(function, arrays, rows)
-    return program.lower(graph, unbound(graph), ISAS[isa])
-
-
-def assemble(lowered: Lowered, isa: str) -> dict[str, list[str]]:
-    return functions(jit.compile_assembly(program.module_text(lowered, ISAS[isa]), ISAS[isa]))
-
-
-@functools.cache
-def training(name: str, isa: str, rows: int) -> Lowered:
-    case = Training(CASES[name])
-    return lower(case.step, list(case.case.data(rows)), isa)
-
-
 def zeros(*shape: int, dtype: str = "float32") -> np.ndarray:
     return np.zeros(shape, dtype)
-
-
-def vector_fmas(body: Sequence[Stmt]) -> int:
-    """Return the most multiply-adds of vectors that one loop without loops in it holds."""
-    inner = [s for s in body if isinstance(s, (Loop, If))]
-    nested = max((vector_fmas(s.body) for s in inner), default=0)
-    here = sum(isinstance(s, Instr) and s.op == "fma" and s.out is not None and s.out.lanes > 1 for s in body)
-    return max(nested, here if not inner else 0)
 
 
 # --- matrix products and convolutions ---------------------------------------------------------------------
@@ -76,7 +53,7 @@ def contraction(lowered: Lowered) -> Kernel:
     return kernel
 
 
-@each_isa
+@pytest.mark.parametrize("isa", COUNTED)
 @pytest.mark.parametrize("make", CONTRACTIONS.values(), ids=list(CONTRACTIONS))
 def test_the_inner_loop_of_a_contraction_is_what_the_loops_say(make: Callable[[str], Lowered], isa: str) -> None:
     lowered = make(isa)
@@ -84,7 +61,7 @@ def test_the_inner_loop_of_a_contraction_is_what_the_loops_say(make: Callable[[s
     code = hottest(assemble(lowered, isa)[kernel.name])
     assert code.fmas == vector_fmas(kernel.body) >= 8, "as many as keep two pipes of four cycles busy"
     assert (code.scalar_fmas, code.calls, code.stack_stores) == (0, 0, 0)
-    assert code.widest == ISAS[isa].vector_bytes
+    assert code.widest == COUNTED[isa].vector_bytes
     assert len(code.lines) <= 2.6 * code.fmas, "mostly multiply-adds"
 
 
@@ -137,14 +114,6 @@ def innermost_loops_with(lines: list[str], words: tuple[str, ...]) -> list[Code]
 
 
 # --- the whole step ---------------------------------------------------------------------------------------
-
-PHASES = {"znver4": 9, "haswell": 9, "cortex-a76": 9}
-
-
-@each_isa
-def test_a_step_of_the_mnist_network_has_no_more_barriers_than_it_had(isa: str) -> None:
-    """An upper bound: lower it when there are fewer."""
-    assert len(training("mnist_cnn", isa, 64).phases) <= PHASES[isa]
 
 
 @each_isa
