@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-peers stability lint bench clean
+.PHONY: help demo test test-peers emulators stability lint bench clean
 
 help:
 	@echo "make demo        make .venv, install Smelt, train on scikit-learn's digits"
 	@echo "make test        formatting, types, tests"
 	@echo "make test-peers  tests against PyTorch, which is installed for it"
+	@echo "make emulators   the zoo as C on the emulated microcontrollers that are installed"
 	@echo "make stability   the runtime for five minutes: threads, forks, interrupts, memory; wants an idle machine"
 	@echo "make bench       install the peers in $(BENCH), then time training and inference side by side"
 	@echo "make clean       remove the environments and everything made here"
@@ -45,10 +46,13 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not peers"
+	$(BIN)/python -m pytest -m "not peers and not emulators"
 
 test-peers: $(VENV)/.peers
 	$(BIN)/python -m pytest -m peers
+
+emulators: $(VENV)/.dev
+	$(BIN)/python -m pytest -m emulators
 
 stability: $(VENV)/.dev
 	$(BIN)/python tests/runtime/stability.py

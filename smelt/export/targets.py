@@ -30,6 +30,8 @@ class Target:
         The C compiler of Debian that makes code for it.
     flags : tuple of str
         What tells that compiler the same processor and calling convention as ``isa``.
+    library : tuple of str
+        What tells it which C library to use.
     emulator : str
         The program that runs it on another machine; empty where there is none.
     machine : str
@@ -42,10 +44,12 @@ class Target:
     abi: str
     compiler: str
     flags: tuple[str, ...]
+    library: tuple[str, ...] = ()
     emulator: str = ""
     machine: str = ""
 
 
+_PICOLIBC = ("--specs=picolibc.specs",)
 _LACKS = {"soft": frozenset({"max", "round", "fma"}), "fpv4": frozenset({"max", "round"}), "fpv5": frozenset({"max"})}
 
 
@@ -68,7 +72,7 @@ def _arm(number: str, title: str, triple: str, fpu: str, machine: str, registers
     lacks = _LACKS["fpv5" if fpu == "auto" else fpu[:4] or "soft"]
     isa = _isa(name, triple, name, "", vector_bytes, registers, 4, lacks)
     flags = (f"-mcpu={name}", "-mthumb", f"-mfloat-abi={'hard' if fpu else 'soft'}", *([f"-mfpu={fpu}"] if fpu else []))
-    return Target(name, title, isa, "", "arm-none-eabi-gcc", flags, "qemu-system-arm", machine)
+    return Target(name, title, isa, "", "arm-none-eabi-gcc", flags, _PICOLIBC, "qemu-system-arm", machine)
 
 
 _ALL = (
@@ -83,6 +87,7 @@ _ALL = (
         "ilp32",
         "riscv64-unknown-elf-gcc",
         ("-march=rv32imac", "-mabi=ilp32"),
+        _PICOLIBC,
         "qemu-system-riscv32",
         "virt",
     ),
@@ -93,6 +98,7 @@ _ALL = (
         "",
         "avr-gcc",
         ("-mmcu=atmega1284p",),
+        (),
         "simavr",
         "atmega1284p",
     ),

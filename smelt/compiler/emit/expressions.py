@@ -22,6 +22,9 @@ _INFIX = {"add": ("+", SUM), "sub": ("-", SUM), "mul": ("*", PRODUCT), "div": ("
 _BITWISE = {"and": "&", "or": "|", "xor": "^"}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<="}
 _LIBRARY = {"sqrt": "sqrt", "floor": "floor", "rint": "rint", "abs": "fabs"}
+_RINT = """\
+  const float low = floorf(x), half = floorf(0.5f * low), rest = x - low;
+  return rest < 0.5f || (rest == 0.5f && half + half == low) ? low : low + 1.0f;"""
 _LIBRARY64 = ("pow", "exp", "log", "log1p", "tanh", "erf")
 
 
@@ -66,7 +69,7 @@ class Needs:
             return Text(text + ("f" if dtype == "f32" else ""), SUM if text.startswith("-") else ATOM)
         self.math = True
         name = "NAN" if np.isnan(real) else "INFINITY"
-        return Text(("-" if real < 0 else "") + ("" if dtype == "f32" else "(double)") + name, SUM)
+        return Text(f"{'-' if real < 0 else ''}({TYPE[dtype]}){name}", SUM)
 
 
 def _whole_number(value: int, dtype: str) -> Text:
@@ -101,7 +104,7 @@ def expression(s: Instr, args: Sequence[Text], needs: Needs) -> Text:
     if s.op in ("max", "min"):
         return _largest(s.op, dtype, args, needs)
     if s.op in _LIBRARY:
-        return Text(f"{needs.library(_LIBRARY[s.op], dtype)}({args[0].text})")
+        return Text(f"{_library(s.op, dtype, needs)}({args[0].text})")
     if s.op == "libm" and s.imm[0] in _LIBRARY64 and dtype == "f64":
         return Text(f"{needs.library(s.imm[0], dtype)}({', '.join(a.text for a in args)})")
     if s.op == "bitcast":
@@ -121,6 +124,17 @@ def _arithmetic(op: str, dtype: str, args: Sequence[Text]) -> Text:
         return Text(f"{args[0].at(level)} {sign} {args[1].at(level + 1)}", level)
     a, b = (f"({_unsigned(dtype)}){x.at(ATOM)}" for x in args)
     return Text(f"({TYPE[dtype]})({a} {sign} {b})", PRODUCT)
+
+
+def _library(op: str, dtype: str, needs: Needs) -> str:
+    """Return the function of an operation; of our own for floats: AVR's ``math.h`` returns doubles and has no rint."""
+    name = needs.library(_LIBRARY[op], dtype)
+    if dtype != "f32":
+        return name
+    body = f"  return {name}(x);"
+    if op == "rint":
+        body = f"#ifdef __AVR__\n{_RINT}\n#else\n{body}\n#endif"
+    return needs.function(f"{op}_f32", "float", "float x", body)
 
 
 def _largest(op: str, dtype: str, args: Sequence[Text], needs: Needs) -> Text:

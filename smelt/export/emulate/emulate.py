@@ -1,0 +1,224 @@
+"""Run an exported network on an emulated board: C and samples in; outputs and what they took out."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smelt.errors import ExportError, ShapeError, at_user_line
+from smelt.export.c99.export import CExport
+from smelt.export.c99.host import NUMPY, STRICT
+from smelt.export.c99.network import Network
+from smelt.export.emulate.boards import Board, find_board
+from smelt.export.emulate.memory import Memory, linked_memory
+from smelt.export.emulate.program import HEAD, INPUT, OUTPUT, OVER, program
+from smelt.export.tools import require, run
+
+STACK = 4096
+"""Bytes of stack for the program and the C library, beside the network's own arrays."""
+SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """What :func:`emulate` found.
+
+    Attributes
+    ----------
+    outputs : list of numpy.ndarray
+        One array per output; the first axis counts samples.
+    memory : Memory
+        Of the linked program.
+    stack_bytes : int
+        The deepest that the stack went below the caller of the network's function, the C library included.
+    count : int or None
+        Of the first run; None when the board's clock ran over.
+    counted : str
+        What ``count`` counts.
+    """
+
+    outputs: list[np.ndarray]
+    memory: Memory
+    stack_bytes: int
+    count: int | None
+    counted: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the outputs as JSON-able values."""
+        memory = asdict(self.memory)
+        return {**memory, "stack_bytes": self.stack_bytes, "count": self.count, "counted": self.counted}
+
+
+def emulate(
+    made: CExport,
+    target: str,
+    *inputs: np.ndarray,
+    flags: Sequence[str] = ("-O2",),
+    files: Sequence[Path] = (),
+    ram: int | None = None,
+    stack: int | None = None,
+    seconds: float = SECONDS,
+) -> Emulated:
+    """Compile an exported network for a microcontroller, and run it in an emulator on samples.
+
+    Parameters
+    ----------
+    made : CExport
+        What :func:`smelt.export.c` returned.
+    target : str
+        A name of ``smelt.export.emulate.boards.BOARDS``.
+    *inputs : numpy.ndarray
+        One array per input; the first axis counts samples, a whole number of the batches it was exported for.
+    flags : sequence of str, default ("-O2",)
+        For the C compiler, beside those of the target.
+    files : sequence of path, default ()
+        Objects or sources that hold the network, in place of the C source.
+    ram : int, optional
+        Bytes of RAM to link for; by default all that the board has.
+    stack : int, optional
+        How many of them are kept for the stack; by default 4 KiB more than the network's own arrays.
+    seconds : float, default 300
+        How long the emulator may take.
+
+    Returns
+    -------
+    Emulated
+        Outputs, bytes, and what was counted.
+
+    Raises
+    ------
+    ExportError
+        When the target is not emulated, a tool is missing, the program does not fit into the memory, or it fails.
+    ShapeError
+        When an input has another shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import smelt
+    >>> from smelt import models
+    >>> from smelt.export.emulate import emulate
+    >>> made = smelt.export.c(models.autoencoder(), None, (640,))
+    >>> emulate(made, "toaster", np.zeros((1, 640), np.float32))
+    Traceback (most recent call last):
+    smelt.errors.ExportError: target 'toaster' is not emulated here: expected one of cortex-m3, ...
+    """
+    board = find_board(target)
+    require(f"target {target}", board.target.compiler, board.target.emulator)
+    samples = _samples(made._network, inputs)
+    if not len(samples[0]):
+        raise ShapeError(at_user_line("emulate: expected at least one sample, received none"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        whole = board.ram_size if ram is None else ram
+        kept = STACK + made.stack_bytes if stack is None else stack
+        if board.kind == "avr" and stack is None:
+            kept = min(kept, whole // 4)
+        _build(made, board, folder, samples, flags, files, whole, kept)
+        stored = sum(x.nbytes for x in samples) if board.kind == "avr" else 0
+        memory = linked_memory(board, folder / "program.elf", made, stored)
+        raw = _run(board, folder, samples, seconds)
+        return _read(made._network, board, raw, len(samples[0]), memory, kept)
+
+
+def _samples(net: Network, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return one array per input, its first axis counting runs."""
+    out = []
+    for end, x in zip(net.inputs, inputs, strict=False):
+        x = np.ascontiguousarray(x, NUMPY[end.dtype])
+        if x.ndim == 0 or x.shape[1:] != end.shape[1:] or len(x) % end.shape[0]:
+            raise ShapeError(at_user_line(f"emulate: expected (a multiple of {end.shape}), received {x.shape}"))
+        out.append(x.reshape(-1, *end.shape))
+    if len(inputs) != len(net.inputs) or len({len(x) for x in out}) != 1:
+        raise ShapeError(
+            at_user_line(f"emulate: expected {len(net.inputs)} arrays of equal length, received {len(inputs)}")
+        )
+    return out
+
+
+def _build(
+    made: CExport,
+    board: Board,
+    folder: Path,
+    samples: list[np.ndarray],
+    flags: Sequence[str],
+    files: Sequence[Path],
+    ram: int,
+    stack: int,
+) -> None:
+    """Compile and link ``program.elf``; the network without any warning."""
+    own, linking = board.link(ram, stack)
+    main = {"main.c": program(made, board, samples)}
+    for file, text in {**made.files, **own, **main}.items():
+        (folder / file).write_text(text)
+    compiler = [board.target.compiler, *board.target.flags, *board.target.library]
+    source = f"{made._form.name}.c"
+    network = list(map(str, files))
+    if not files:
+        _compile([*compiler, *STRICT, *flags, "-c", source, "-o", "network.o"], folder)
+        network = ["network.o"]
+    _compile([*compiler, "-std=gnu99", "-O2", "-c", "main.c", "-o", "main.o"], folder)
+    _compile([*compiler, "main.o", *network, *linking, "-lm", "-o", "program.elf"], folder)
+
+
+def _compile(command: Sequence[str], folder: Path) -> None:
+    done = run(command, folder, SECONDS)
+    if not done.returncode:
+        return
+    lines = [line for line in done.stderr.splitlines() if re.search("error|region|undefined", line)]
+    full = [line for line in lines if "overflowed" in line or "not within region" in line]
+    said = re.sub(r"^\S*ld: ", "", (full or lines or [done.stderr.strip()[:200]])[0])
+    raise ExportError(at_user_line(f"{Path(command[0]).name}: {'does not fit: ' * bool(full)}{said}"))
+
+
+def _run(board: Board, folder: Path, samples: list[np.ndarray], seconds: float) -> bytes:
+    """Run the program; return what it handed back."""
+    runs = len(samples[0])
+    if board.kind == "semihosted":
+        with open(folder / INPUT, "wb") as file:
+            for i in range(runs):
+                for x in samples:
+                    file.write(x[i].tobytes())
+    done = run(board.command(folder / "program.elf"), folder, seconds)
+    if board.kind == "avr":
+        lines = re.findall(r"^((?:[A-P]{2})+)\.$", re.sub(r"\x1b\[[0-9;]*m", "", done.stderr), re.MULTILINE)
+        return bytes(
+            (ord(high) - 65) << 4 | (ord(low) - 65)
+            for line in lines
+            for high, low in zip(line[::2], line[1::2], strict=True)
+        )
+    path = folder / OUTPUT
+    if done.returncode or not path.exists():
+        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[0][:200]
+        name = Path(board.target.emulator).name
+        raise ExportError(at_user_line(f"{name} ended with {done.returncode} and said: {said}"))
+    return path.read_bytes()
+
+
+def _read(net: Network, board: Board, raw: bytes, runs: int, memory: Memory, kept: int) -> Emulated:
+    sizes = [e.size * NUMPY[e.dtype].itemsize for e in net.outputs]
+    each = 4 * HEAD + sum(sizes)
+    if len(raw) != runs * each:
+        raise ExportError(
+            at_user_line(f"{board.target.name}: expected {runs * each} bytes of outputs, received {len(raw)}")
+        )
+    table = np.frombuffer(raw, np.uint8).reshape(runs, each)
+    head = np.ascontiguousarray(table[:, : 4 * HEAD]).view("<u4")
+    depth = int(head[:, 2].max())
+    if depth == OVER:
+        raise ExportError(at_user_line(f"{board.target.name}: the stack of {kept:,} bytes ran over"))
+    multiply, divide = board.counts
+    over = bool(head[0, 1]) and board.counts != (1, 1)
+    count = None if over else round((int(head[0, 0]) + (int(head[0, 1]) << 32)) * multiply / divide)
+    outputs, at = [], 4 * HEAD
+    for end, size in zip(net.outputs, sizes, strict=True):
+        data = np.ascontiguousarray(table[:, at : at + size]).view(NUMPY[end.dtype])
+        outputs.append(data.reshape(runs * end.shape[0], *end.shape[1:]) if end.shape else data.reshape(runs))
+        at += size
+    return Emulated(outputs, memory, depth, count, board.counted)

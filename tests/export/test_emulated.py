@@ -1,0 +1,132 @@
+"""Exported networks on emulated microcontrollers: the same outputs, in the RAM that was planned and in no byte less."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import smelt
+from smelt import models, nn
+from smelt.errors import ExportError, ShapeError
+from smelt.export.c99.code import compiled
+from smelt.export.c99.export import CExport
+from smelt.export.emulate import emulate
+from smelt.export.emulate.boards import BOARDS
+from smelt.export.tools import missing
+
+from .test_c_networks import inputs, settled
+
+HERE = [("ds_cnn", "cortex-m3"), ("ds_cnn", "cortex-m4"), ("ds_cnn", "cortex-m7"), ("ds_cnn", "riscv32")]
+HERE += [("lenet5", "cortex-m3"), ("autoencoder", "riscv32"), ("resnet8", "cortex-m7"), ("mobilenet_v1", "cortex-m4")]
+FIT = [name for name in models.MODELS if name != "mobilenet_v2"]  # its weights take 14 MB
+BIG = ("cortex-m3", "cortex-m4", "cortex-m7", "riscv32")
+REST = [(name, board) for name in FIT for board in BIG if (name, board) not in HERE]
+
+
+def need_board(name: str) -> str:
+    """Return the name of a board, or skip the test."""
+    target = BOARDS[name].target
+    if packages := missing(target.compiler, target.emulator):
+        pytest.skip(f"{', '.join(packages)} not installed")
+    return name
+
+
+def small() -> nn.Module:
+    """Return a network for 16 KiB of RAM that holds its weights too."""
+    layers = [nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Conv2d(6, 8, 3, stride=2), nn.Sigmoid(), nn.Flatten(), nn.Linear(72, 10))
+
+
+@functools.cache
+def exported(name: str) -> tuple[nn.Module, CExport, tuple[int, ...]]:
+    shape = (1, 14, 14) if name == "small" else models.INPUT_SHAPES[name]
+    model = settled(small if name == "small" else models.MODELS[name])
+    return model, smelt.export.c(model, None, shape, name="net"), shape
+
+
+def assert_agrees(name: str, board: str, runs: int = 1) -> None:
+    model, made, shape = exported(name)
+    x = inputs(shape, runs)
+    found = emulate(made, need_board(board), x)
+    expected = model.compile()(x).numpy()
+    assert found.outputs[0].shape == expected.shape
+    assert np.abs(found.outputs[0] - expected).max() <= 1e-5 * np.abs(expected).max()
+    memory = found.memory
+    assert (memory.arena_bytes, memory.constant_bytes) == (made.arena_bytes, made.constant_bytes)
+    assert memory.ram_bytes <= BOARDS[board].ram_needed(made.plan, 0) < memory.ram_bytes + 8
+    assert found.count is not None and found.count > made.macs / 2, "an FPU does two in one instruction at most"
+    assert found.stack_bytes > 64
+
+
+@pytest.mark.parametrize(("name", "board"), HERE)
+def test_networks_of_the_zoo_agree_with_the_compiled_model(name: str, board: str) -> None:
+    assert_agrees(name, board)
+
+
+@pytest.mark.emulators
+@pytest.mark.parametrize(("name", "board"), REST)
+def test_every_network_of_the_zoo_on_every_board(name: str, board: str) -> None:
+    assert_agrees(name, board)
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_a_small_network_agrees_everywhere(board: str) -> None:
+    assert_agrees("small", board, runs=3)
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_the_link_fails_one_byte_below_the_plan(board: str) -> None:
+    model, made, shape = exported("small")
+    need_board(board)
+    own = compiled(made.files, BOARDS[board].target).stack_bytes
+    stack = (own + 192) // 8 * 8  # with what the caller and the C library need
+    planned, x = BOARDS[board].ram_needed(made.plan, stack), inputs(shape, 1)
+    found = emulate(made, board, x, ram=planned, stack=stack)
+    np.testing.assert_allclose(found.outputs[0], model.compile()(x).numpy(), rtol=1e-5)
+    assert own - 64 <= found.stack_bytes <= stack
+    with pytest.raises(ExportError, match=r"does not fit: .*region `(ram' overflowed by 1 byte|data')"):
+        emulate(made, board, x, ram=planned - 1, stack=stack)
+
+
+@pytest.mark.parametrize("board", ["cortex-m4", "avr"])
+def test_a_stack_that_is_too_small_is_found(board: str) -> None:
+    _, made, shape = exported("small")
+    with pytest.raises(ExportError, match="the stack of 96 bytes ran over"):
+        emulate(made, need_board(board), inputs(shape, 1), stack=96)
+
+
+@pytest.mark.parametrize("arena", ["caller", "static"])
+@pytest.mark.parametrize("ends", ["caller", "arena"])
+@pytest.mark.parametrize("board", ["cortex-m7", "avr"])
+def test_all_forms_of_memory_give_the_same(board: str, arena: str, ends: str) -> None:
+    model, _, shape = exported("small")
+    made = smelt.export.c(model, None, shape, name="net", arena=arena, ends=ends)  # type: ignore[arg-type]
+    x = inputs(shape, 2)
+    found = emulate(made, need_board(board), x)
+    np.testing.assert_allclose(found.outputs[0], model.compile()(x).numpy(), rtol=1e-5)
+    assert found.memory.ram_bytes - found.memory.other_bytes == made.arena_bytes + sum(
+        (made.plan.input_bytes, made.plan.output_bytes)
+    )
+
+
+def test_what_goes_wrong_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _, made, shape = exported("small")
+    x = inputs(shape, 1)
+    with pytest.raises(ExportError, match="'toaster' is not emulated here: expected one of cortex-m3, "):
+        emulate(made, "toaster", x)
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", str(tmp_path))
+        with pytest.raises(ExportError, match=r"apt-get install gcc-arm-none-eabi qemu-system-arm"):
+            emulate(made, "cortex-m4", x)
+    need_board("cortex-m4")
+    with pytest.raises(ShapeError, match=r"expected \(a multiple of \(1, 1, 14, 14\)\)"):
+        emulate(made, "cortex-m4", x[:, :, 1:])
+    with pytest.raises(ShapeError, match="expected 1 arrays"):
+        emulate(made, "cortex-m4", x, x)
+    with pytest.raises(ShapeError, match="at least one sample"):
+        emulate(made, "cortex-m4", x[:0])
+    with pytest.raises(ExportError, match=r"qemu-system-arm was not done after 0.001 s, and was stopped"):
+        emulate(made, "cortex-m4", x, seconds=0.001)
