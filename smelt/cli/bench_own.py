@@ -1,4 +1,4 @@
-"""``smelt bench compile``, ``timeline`` and ``c``: networks in; times of Smelt in several forms out."""
+"""``smelt bench compile``, ``timeline``, ``scale`` and ``c``: networks in; times of Smelt in several forms out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from smelt.cli.bench import described, known_models, milliseconds, print_table, 
 from smelt.cli.output import Output
 from smelt.measure.bench import Comparison, default_work, exported, timeline
 from smelt.measure.bench.first_call import first_calls, import_time
+from smelt.measure.bench.scaling import Scaling, Spread, scaling
 from smelt.measure.machine import inspect_machine
 from smelt.measure.system import load
 
+Row = tuple[str, ...]
 CALL_HEAD = ("network, batch", "", "first call, empty cache, ms", "first call, full cache, ms", "second call, ms")
+KERNEL_HEAD = ("kernel, one thread", "GFLOP/s", "measured peak", "of peak")
+THREADS_HEAD = ("threads", "ms per step", "times as fast as one")
+BATCH_HEAD = ("batch", "µs per sample", "MiB of intermediates", "KiB per sample")
 STAGE_HEAD = ("stage", "threads", "ms per step", "quartiles", "of before", "of first")
 
 
@@ -92,6 +97,46 @@ def show_timeline(model: str, batch: int | None, threads: int | None, rounds: in
             **found.to_dict(),
         }
     )
+
+
+def show_scaling(model: str, rounds: int, as_json: bool) -> None:
+    """Print what kernels reach of the peak, what more threads gain, and what a sample costs in larger batches."""
+    output = Output(as_json)
+    ((network, _), *_) = default_work("train", known_models(model), None)
+    machine, before = inspect_machine(measure=False), load()
+    output.say(f"{described(machine)}, load {before:.2f} before")
+    output.say(f"{network}, training steps with Adam: median and quartiles of {rounds} rounds by turns")
+    found = scaling(network, rounds)
+    for head, body in scaling_tables(found):
+        output.say()
+        print_table(head, body, output)
+    output.result({"command": "scale", "machine": machine.to_dict(), "load_before": before, **found.to_dict()})
+
+
+def scaling_tables(found: Scaling) -> list[tuple[Row, list[Row]]]:
+    """Return the heads and rows of three tables: kernels, threads, batches."""
+
+    def text(s: Spread, digits: int, scale: float = 1.0) -> str:
+        low, median, high = (f"{scale * v:.{digits}f}" for v in (s.low, s.median, s.high))
+        return f"{median} ({low} to {high})"
+
+    kernels: list[Row] = [
+        (k.name, text(k.gflops, 0), text(k.peak_gflops, 0), text(k.of_peak, 0, 100).replace(" (", " % (", 1))
+        for k in found.kernels
+    ]
+    threads: list[Row] = [
+        (f"{t.threads}, batch {t.batch}", text(t.milliseconds, 2), text(t.gain, 2)) for t in found.threads
+    ]
+    batches: list[Row] = [
+        (
+            str(b.batch),
+            text(b.sample_microseconds, 2),
+            f"{b.arena_bytes / 2**20:.2f}",
+            f"{b.arena_bytes / b.batch / 1024:.1f}",
+        )
+        for b in found.batches
+    ]
+    return [(KERNEL_HEAD, kernels), (THREADS_HEAD, threads), (BATCH_HEAD, batches)]
 
 
 def stages(found: Comparison) -> list[tuple[str, ...]]:

@@ -322,6 +322,17 @@ def bench_timeline(**options: Any) -> None:
     show_timeline(**options)
 
 
+@bench.command("scale")
+@click.option("--model", default="mnist_cnn", show_default=True, help="A network of the zoo.")
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Turns of each.")
+@_json
+def bench_scale(**options: Any) -> None:
+    """Measure what kernels reach of the processor's peak, and what threads and larger batches gain."""
+    from smelt.cli.bench_own import show_scaling
+
+    show_scaling(**options)
+
+
 @bench.command("c")
 @click.option("--models", metavar="NAMES", help="Networks of the zoo: ds_cnn,resnet8.")
 @click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Turns of each.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import smelt
 from smelt.cli.bench import means, rows, summary
-from smelt.cli.bench_own import stages
-from smelt.measure.bench import Comparison, Result, suite
+from smelt.cli.bench_own import scaling_tables, stages
+from smelt.measure.bench import Comparison, Result, scaling, suite
 from smelt.measure.bench.first_call import first_calls
 from smelt.measure.bench.stages import STAGES
+from smelt.measure.roofline import Ceilings, Level
 
 from .small import Smelt
 
@@ -136,3 +139,36 @@ def test_exported_c_beside_the_compiled_model_and_naive_loops(smelt_command: Sme
     (comparison,) = value["comparisons"]
     assert (value["command"], comparison["network"], comparison["skipped"]) == ("c", "lenet5", [])
     assert {r["library"] for r in comparison["results"]} == {"smelt", "c", "naive c"}
+
+
+def test_what_threads_and_larger_batches_gain(smelt_command: Smelt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "BATCHES", (2, 4))
+    monkeypatch.setattr(scaling, "BURST_MS", 1.0)
+    monkeypatch.setattr(scaling, "KERNEL_STEPS", 2)
+    profiling = importlib.import_module("smelt.measure.profile")  # not the function of that name
+    monkeypatch.setattr(profiling, "measured_ceilings", lambda n: Ceilings(n, 1e11, (Level("memory", None, 1e10),)))
+    before = smelt.get_threads()
+    value = json.loads(smelt_command("bench", "scale", "--model", "lenet_300_100", "--rounds", 1, "--json").out)
+    assert smelt.get_threads() == before
+    assert (value["command"], value["network"], value["rounds"]) == ("scale", "lenet_300_100", 1)
+    assert [k["name"].split()[0] for k in value["kernels"]] == ["matrix", "convolution"]
+    assert [(t["threads"], t["batch"]) for t in value["threads"]] == [(n, 256) for n in sorted({1, before})]
+    assert value["threads"][0]["gain"]["median"] == 1.0
+    assert [b["batch"] for b in value["batches"]] == [2, 4]
+    assert 0 < value["batches"][0]["arena_bytes"] < value["batches"][1]["arena_bytes"]
+
+
+def test_tables_of_scaling() -> None:
+    spread = scaling.Spread.of
+    found = scaling.Scaling(
+        *("lenet5", 2),
+        (scaling.KernelRate("matmul", spread([90.0, 94.0]), spread([100.0, 100.0]), spread([0.9, 0.94])),),
+        (scaling.ThreadsGain(2, 256, spread([4.0, 4.0]), spread([1.5, 2.0])),),
+        (scaling.BatchCost(16, spread([2.0]), 1 << 20),),
+        None,
+    )
+    assert [rows[0] for _, rows in scaling_tables(found)] == [
+        ("matmul", "92 (91 to 93)", "100 (100 to 100)", "92 % (91 to 93)"),
+        ("2, batch 256", "4.00 (4.00 to 4.00)", "1.75 (1.62 to 1.88)"),
+        ("16", "2.00 (2.00 to 2.00)", "1.00", "64.0"),
+    ]

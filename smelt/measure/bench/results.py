@@ -10,6 +10,18 @@ from typing import Any
 OURS = "smelt"
 
 
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the lower quartile, the median and the upper quartile.
+
+    Examples
+    --------
+    >>> quartiles([4.0, 1.0, 2.0])
+    (1.5, 2.0, 3.0)
+    """
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
+    return low, median, high
+
+
 @dataclass(frozen=True)
 class Result:
     """Milliseconds of one call of one form: the median and the quartiles over the rounds."""
@@ -30,8 +42,7 @@ class Result:
         >>> Result.of("smelt", 2, "compiled step", [3.0, 1.0, 2.0]).median
         2.0
         """
-        quartiles = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [*times] * 3
-        return Result(library, threads, form, *quartiles)
+        return Result(library, threads, form, *quartiles(times))
 
 
 @dataclass(frozen=True)
