@@ -22,6 +22,7 @@ from smelt.errors import RecipeError, ShapeError, without_user_line
 from smelt.export.agreement import Agreement, compare
 from smelt.models import MODELS
 from smelt.nn.module import Module
+from smelt.onnx.reader.model import OnnxModel
 from smelt.tensor import Tensor
 
 DIFFERS = 1  # exit status
@@ -52,12 +53,14 @@ def export_model(
     if path.exists() and Path(model).exists() and path.samefile(model):
         raise RecipeError(f"'{path}': is what is to be exported, expected --out, another place to write to")
     if "self_test" in chosen:
-        network, sizes, x, _, words = _subject(model, data, chosen["self_test"], shape, options)
-        chosen["samples"] = x
+        network, sizes, x, _, source = _subject(model, data, chosen["self_test"], shape, options)
+        chosen["samples"] = _whole(x, _batch(network, chosen, form.options) or 1)
+        words = f"{len(chosen['samples'])} samples of {source}"
     elif data is not None:
         raise RecipeError("--data: its samples are recorded, expected --self-test, how many of them")
     else:
         network, sizes = find_model(model, shape, options)
+        _batch(network, chosen, form.options)
         words = ""
     with _installed(), _fitting(model, sizes):
         written = form.write(network, sizes, path, title, **chosen)
@@ -95,10 +98,13 @@ def validate_model(
     output = Output(as_json)
     form = _form(form_name)
     chosen = _meant(given, form.build_options, f"validate --as {form_name}")
-    network, sizes, x, labels, words = _subject(model, data, samples, shape, options)
+    network, sizes, x, labels, source = _subject(model, data, samples, shape, options)
+    batch = _batch(network, chosen, form.build_options)
+    x = _whole(x, batch or 1)
+    words = f"{len(x)} samples of {source}"
     with tempfile.TemporaryDirectory() as folder, _installed(), _fitting(model, sizes):
         built = form.build(network, sizes, Path(folder), **chosen)
-        found = compare(network, built.run, x, labels)
+        found = compare(network, built.run, x, labels, batch or 64)
     result = {"model": model, "form": form_name, "runner": built.runner, "data": words, **found.to_dict()}
     output.result({**result, **built.figures})
     output.say(f"{model} as {form_name}, run by {built.runner}, on {words}")
@@ -145,6 +151,23 @@ def _meant(given: dict[str, Any], options: tuple[str, ...], words: str) -> dict[
     return chosen
 
 
+def _batch(network: Module, chosen: dict[str, Any], options: tuple[str, ...]) -> int | None:
+    """Return the batch size that is asked for, or that an ONNX file is tied to; it becomes one of the options."""
+    tied: int | None = network.batch if isinstance(network, OnnxModel) else None
+    if tied is not None and chosen.get("batch", tied) != tied:
+        raise RecipeError(f"--batch {chosen['batch']}: the file works for no other batch size than {tied}")
+    if tied is not None and "batch" in options:
+        chosen["batch"] = tied
+    return chosen.get("batch", tied)
+
+
+def _whole(x: np.ndarray, batch: int) -> np.ndarray:
+    """Return as many samples as fill batches."""
+    if len(x) < batch:
+        raise RecipeError(f"{len(x)} samples: expected at least {batch}, which are run at once")
+    return x[: len(x) // batch * batch]
+
+
 def _dashed(option: str) -> str:
     return f"--{option.replace('_', '-')}"
 
@@ -160,7 +183,7 @@ def _times(sizes: tuple[int, ...]) -> str:
 def _subject(
     model: str, data: str | None, count: int, shape: str | None, options: dict[str, Any]
 ) -> tuple[Module, tuple[int, ...], np.ndarray, np.ndarray | None, str]:
-    """Return a network, the shape of a sample, samples, their classes if they have some, and the samples in words."""
+    """Return a network, the shape of a sample, samples, their classes if they have some, and where they come from."""
     x, labels, words = _samples(model, data, count)
     given = shape if shape or x is None else ",".join(map(str, x.shape[1:]))
     network, sizes = find_model(model, given, options)
@@ -192,17 +215,17 @@ def _settle(network: Module, x: np.ndarray) -> None:
 
 
 def _samples(model: str, data: str | None, count: int) -> tuple[np.ndarray | None, np.ndarray | None, str]:
-    """Return test samples, their classes, and both in words; nothing where nothing says which."""
+    """Return test samples, their classes, and where they come from; no samples where nothing says which."""
     path = Path(model)
     beside = model not in MODELS and (path.parent / "recipe.toml").is_file()
     if data is None and not beside:
-        return None, None, f"{count} samples of random numbers"
+        return None, None, "random numbers"
     recipe, folder = recipe_beside(path, data)
     test = load_data(recipe, folder).test
     count = min(count, len(test))
     x, y = test.batch(range(count))
     classes = y if y is not None and y.ndim == 1 and y.dtype.kind in "iu" else None
-    return x, classes, f"{count} samples of {test.name}"
+    return x, classes, test.name
 
 
 class _installed:

@@ -214,6 +214,7 @@ def _exported(command: Command) -> Command:
         click.option(
             "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of a network of the zoo: width=0.5."
         ),
+        click.option("--batch", type=click.IntRange(1), help="Samples per run.  [default: 1 for c, free for onnx]"),
         click.option("--opset", type=int, help="onnx: version of the operators: 26, 27 or 28.  [default: 26]"),
         _json,
     )

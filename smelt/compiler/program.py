@@ -340,6 +340,8 @@ def may_be_apart(graph: Graph) -> bool:
     outputs = all(n.spec.rows is not None for n in graph.outputs)
     if calls(graph):  # a user's function is called by one thread, for the whole batch
         return False
+    if any(n.spec.rows is None and any(i.spec.rows is not None for i in n.inputs) for n in graph.nodes()):
+        return False  # a sum over the samples, or the like
     return bool(batched) and outputs and all(r.axis == 0 for r in batched) and not graph.updates and not graph.exact
 
 

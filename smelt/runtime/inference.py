@@ -18,7 +18,7 @@ from smelt.compiler import jit, program
 from smelt.compiler.isa import host
 from smelt.compiler.passes.freeze import Frozen, freeze
 from smelt.compiler.passes.slices import rows_per_slice
-from smelt.errors import TraceError, at_user_line
+from smelt.errors import ShapeError, TraceError, at_user_line
 from smelt.graph.graph import Graph
 from smelt.graph.trace import Tracer
 from smelt.ops.primitive import HALVES, Rows, Spec
@@ -46,7 +46,13 @@ class _Form:
         if self.apart:
             rows = rows_per_slice(self.frozen.graph)
             sliced = tuple(((rows, *shape[1:]) if shape[:1] == (batch,) else shape, dtype) for shape, dtype in specs)
-            self.frozen = self._trace(model, sliced, rows)
+            try:
+                self.frozen = self._trace(model, sliced, rows)
+                self.apart = program.may_be_apart(self.frozen.graph)
+            except (ShapeError, TraceError):  # what is written for this batch size alone
+                self.apart = False
+            if not self.apart:
+                self.frozen = self._trace(model, specs, batch)
         graph = self.frozen.graph
         self.fixed = bool(graph.exact) or not (self.apart or batch == 1)
         self.program = program.build(graph, None, apart=self.apart)

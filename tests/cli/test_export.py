@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import pytest
+from onnx import helper
 
 import smelt
 from smelt import nn
@@ -83,6 +85,34 @@ def test_a_network_that_was_never_trained_tells_samples_apart() -> None:
     assert not network.training and {m.momentum for _, m in network.named_modules() if hasattr(m, "momentum")} == {0.1}
 
 
+@compiled
+def test_a_file_tied_to_its_batch_size_is_run_with_that(smelt_command: Smelt) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["r"], "r"), helper.make_node("Reshape", ["r", "to"], ["y"], "y")]
+    ends = [helper.make_tensor_value_info("x", 1, [2, 3, 4]), helper.make_tensor_value_info("y", 1, [2, 12])]
+    to = onnx.numpy_helper.from_array(np.array([2, 12]), "to")
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [to])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), "tied.onnx")
+    assert smelt.onnx.load("tied.onnx").batch == 2
+    for form in FORMS:
+        done = smelt_command("validate", "tied.onnx", "--as", form, "--samples", 9)
+        assert done.status == 0 and "on 8 samples of random numbers" in done.out, done.err
+    assert smelt_command("export", "tied.onnx", "--to", "c", "--self-test", 4).status == 0
+    assert "#define TIED_X_SIZE 24" in Path("tied.h").read_text()
+    done = smelt_command("validate", "tied.onnx", "--as", "c", "--batch", 3)
+    assert "--batch 3: the file works for no other batch size than 2" in done.error
+    assert "1 samples: expected at least 2" in smelt_command("validate", "tied.onnx", "--as", "c", "--samples", 1).error
+
+
+@compiled
+def test_several_samples_at_once(smelt_command: Smelt, model: Path) -> None:
+    for form in FORMS:
+        done = smelt_command("validate", model, "--as", form, "--data", "idx", "--samples", 10, "--batch", 4)
+        assert done.status == 0 and "on 8 samples of mnist test" in done.out, done.err
+    smelt_command("export", model, "--to", "onnx", "--batch", 4)
+    sizes = onnx.load("net.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_value for d in sizes] == [4, 1, 28, 28]
+
+
 def test_help_names_every_form(smelt_command: Smelt) -> None:
     for verb in ("export", "validate"):
         line = next(line for line in smelt_command(verb, "--help").out.splitlines() if "FORM " in line)
@@ -133,10 +163,10 @@ def test_errors_are_one_line(smelt_command: Smelt, model: Path, monkeypatch: pyt
     cases = {
         "'tflite': no such form, expected c, onnx": ("export", model, "--to", "tflite"),
         "received 3": ("export", model, "--to", "onnx", "--opset", 3),
-        "--name: means nothing to export --to onnx, expected --opset": (
+        "--name: means nothing to export --to onnx, expected --opset, --batch": (
             *("export", model, "--to", "onnx", "--name", "x"),
         ),
-        "--opset: means nothing to validate --as c, expected no such options": (
+        "--opset: means nothing to validate --as c, expected --batch": (
             *("validate", model, "--as", "c", "--opset", 28),
         ),
         "does not take samples of 1×8×8: layer 4": ("validate", model, "--as", "onnx", "--data", "digits"),

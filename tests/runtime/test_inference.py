@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -118,6 +119,45 @@ def test_a_model_that_looks_at_its_batch_size_is_compiled_for_each() -> None:
     for rows in (1, 2, 5, 2):
         x = batch((3,), rows)
         np.testing.assert_array_equal(fast(x).numpy(), x.reshape(-1))
+
+
+class Function(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x - x.mean(0),
+        lambda x: nn.functional.log_softmax(x, 0),
+        lambda x: nn.functional.softmax(x.reshape(-1, 4), 0).reshape(x.shape),
+        lambda x: nn.functional.softmax(x, -1),
+        lambda x: x.max((1, 2), keepdims=True),
+        lambda x: x.argmax(1, keepdims=True),
+        lambda x: (x @ x.permute(0, 2, 1)).sum(2),
+    ],
+)
+def test_samples_that_meet_one_another_and_networks_without_weights(function: Callable[[Tensor], Tensor]) -> None:
+    model = Function(function)
+    fast = model.compile()
+    for rows in (3, 1, 2, 70):
+        x = batch((3, 4), rows)
+        np.testing.assert_allclose(fast(x).numpy(), model(Tensor(x)).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_that_is_written_for_one_batch_size_is_compiled_for_that() -> None:
+    for function in (lambda x: x.reshape(6, 12) * 2.0, lambda x: x[:6, 1:] + 1.0):
+        model = Function(function)
+        fast, x = model.compile(), batch((3, 4), 6)
+        np.testing.assert_array_equal(fast(x).numpy(), model(Tensor(x)).numpy())
+    with pytest.raises(smelt.ShapeError, match="reshape"):
+        Function(lambda x: x.reshape(6, 12)).compile()(batch((3, 4), 5))
 
 
 def test_arrays_that_do_not_lie_densely() -> None:

@@ -43,16 +43,16 @@ def figures(made: CExport) -> dict[str, Any]:
     return {"constants": made.constant_bytes, "arena": made.arena_bytes, "stack arrays": made.stack_bytes}
 
 
-def build(model: Module, shape: Shape, folder: Path) -> Built:
+def build(model: Module, shape: Shape, folder: Path, batch: int = 1) -> Built:
     """Compile the files for this machine."""
-    made = smelt.export.c(model, None, shape)
+    made = smelt.export.c(model, None, shape, batch=batch)
     network = made.load(FLAGS)
 
     def run(x: np.ndarray) -> list[np.ndarray]:
-        outputs = [network(x[i : i + 1]) for i in range(len(x))]
+        outputs = [network(x[i : i + batch]) for i in range(0, len(x), batch)]
         return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
 
     return Built(run, f"{Path(str(compiler())).name} {' '.join(FLAGS)}", figures(made))
 
 
-FORM = Form(write, build, options=("name", "arena", "self_test"))
+FORM = Form(write, build, options=("name", "arena", "self_test", "batch"), build_options=("batch",))

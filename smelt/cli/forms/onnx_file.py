@@ -32,4 +32,4 @@ def build(model: Module, shape: Shape, folder: Path, **options: Any) -> Built:
     return Built(lambda x: session.run(None, {name: x}), f"ONNX Runtime {onnxruntime.__version__}", figures)
 
 
-FORM = Form(write, build, ".onnx", options=("opset",), build_options=("opset",))
+FORM = Form(write, build, ".onnx", options=("opset", "batch"), build_options=("opset", "batch"))

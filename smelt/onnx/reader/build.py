@@ -48,11 +48,12 @@ def build(source: Source) -> OnnxModel:
         builder.add(node)
     builder.add_outputs()
     specs = builder.trace()
+    batch = builder.tied_batch(specs)
     names = use_layers(builder.steps, builder.names, specs, source.outputs)
     declared = (source.shapes[0] or ())[1:] if source.shapes else ()
     sample = tuple(d for d in declared if d is not None)
     known = sample if len(sample) == len(declared) else ()
-    model = OnnxModel(builder.steps, source.inputs, source.outputs, names, known)
+    model = OnnxModel(builder.steps, source.inputs, source.outputs, names, known, batch)
     model.eval()
     return model
 
@@ -175,14 +176,28 @@ class _Builder:
             free = bool(shape) and shape[0] is None
             full = tuple(_TRACED_BATCH if d is None else d for d in shape)
             specs[name] = Spec(full, dtype, Rows(0) if free else None)
+            if math.prod(full) > MAX_ELEMENTS:
+                shown = f"input {name!r} of shape {full}"
+                raise FileError(f"{self.source.where}: {shown}, expected at most {MAX_ELEMENTS:,} elements")
+        return self._trace(specs)
+
+    def tied_batch(self, specs: dict[str, Spec]) -> int | None:
+        """Return the batch size that the file declares, where its own operations work for no other."""
+        declared = {specs[name].shape[:1] for name in self.source.inputs if name in specs}
+        if len(declared) != 1 or declared == {()} or all(s[0] is None for s in self.source.shapes if s):
+            return None
+        (size,) = declared.pop()
+        try:
+            self._trace({n: Spec((size + 1, *specs[n].shape[1:]), specs[n].dtype) for n in self.source.inputs})
+        except FileError:
+            return size
+        return None
+
+    def _trace(self, specs: dict[str, Spec]) -> dict[str, Spec]:
+        """Return the specs of the inputs and of what is made of them."""
         tracer = _Limited(MAX_ELEMENTS)
         with no_grad(), tracer:
-            values: dict[str, Value] = {}
-            for name, spec in specs.items():
-                if math.prod(spec.shape) > MAX_ELEMENTS:
-                    shown = f"input {name!r} of shape {spec.shape}"
-                    raise FileError(f"{self.source.where}: {shown}, expected at most {MAX_ELEMENTS:,} elements")
-                values[name] = Tensor(tracer.input(name, spec))
+            values: dict[str, Value] = {name: Tensor(tracer.input(name, spec)) for name, spec in specs.items()}
             for step in self.steps:
                 try:
                     step.run(values)

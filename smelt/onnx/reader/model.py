@@ -129,6 +129,8 @@ class OnnxModel(Module):
         Names in the file, in order.
     sample_shape : tuple of int
         Shape of one sample of the first input; empty where the file does not say it.
+    batch : int or None
+        The batch size that the file declares, where its operations work for no other; None where it is free.
     """
 
     def __init__(
@@ -138,8 +140,9 @@ class OnnxModel(Module):
         outputs: list[str],
         names: dict[str, str],
         sample_shape: tuple[int, ...] = (),
+        batch: int | None = None,
     ) -> None:
-        self.inputs, self.outputs, self.sample_shape = inputs, outputs, sample_shape
+        self.inputs, self.outputs, self.sample_shape, self.batch = inputs, outputs, sample_shape, batch
         self._steps, self._names = steps, names
         self._forget()
 
