@@ -155,7 +155,15 @@ def _linker(group: int) -> Any:
 
 
 class Library:
-    """Machine code of one object linked into this process; keep it as long as an address is in use."""
+    """Machine code of one object linked into this process; keep it as long as an address is in use.
+
+    Attributes
+    ----------
+    image : bytes
+        The object file.
+    address : dict of str to int
+        Where the functions that were asked for are.
+    """
 
     def __init__(self, image: bytes, symbols: tuple[str, ...]) -> None:
         import llvmlite.binding as llvm
@@ -165,4 +173,5 @@ class Library:
             builder.export_symbol(symbol)
         number = next(_numbers)
         self._tracker = builder.link(_linker(number // _GROUP), f"smelt{number}")
+        self.image = image
         self.address = {symbol: self._tracker[symbol] for symbol in symbols}

@@ -19,15 +19,15 @@ _SECTION = struct.Struct("<IIQQQQIIQQ")  # name, type, flags, address, offset, s
 _ENTRY = struct.Struct("<IBBHQQ")  # name, info, other, section, value, size
 
 
-def symbols(image: bytes, library: Library) -> list[Symbol]:
-    """Return where the functions of an object file lie in memory, the kernels that nothing exports included.
+def symbols(library: Library) -> list[Symbol]:
+    """Return where the functions of machine code lie in memory, the kernels that nothing exports included.
 
     Raises
     ------
     OSError
         When the object is not ELF: there is ``perf`` on Linux only.
     """
-    found = {name: (offset, size) for offset, size, name in _functions(image)}
+    found = {name: (offset, size) for offset, size, name in _functions(library.image)}
     exported = next(iter(library.address))
     base = library.address[exported] - found[exported][0]
     return sorted((base + offset, size, name) for name, (offset, size) in found.items())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import repeat
@@ -31,12 +31,13 @@ from smelt.measure.system import busy_warning
 from smelt.measure.times import KernelTime, PhaseTime, Profile, Segment
 from smelt.measure.work import distances, work
 from smelt.nn.calls import leaves
-from smelt.runtime import workers
+from smelt.runtime import native, workers
 from smelt.runtime.inference import Inference
 from smelt.runtime.step import Compiled
 from smelt.train.trainer import Trainer
 
 WARM = 5  # steps before those that are measured
+ABOVE, LEAST_SHARE = 1.1, 0.03  # of a ceiling, and of all kernels: what says that the ceiling is wrong
 Batch = tuple[tuple[Any, ...], dict[str, Any]]  # the arguments of one call
 
 
@@ -150,8 +151,7 @@ def profile_batches(step: Compiled | Inference, batches: Iterable[Batch], steps:
     count = 1 + len(lowered.kernels) + max(len(lowered.phases) - 1, 0)
     stamps = np.zeros((steps + WARM, workers.get_threads(), count), np.int64)
     calls = np.zeros(steps + WARM)
-    image = jit.compile_object(module_text(lowered, host(), stamps=True), host())
-    library = jit.Library(image, ("step",))
+    library = jit.Library(jit.compile_object(module_text(lowered, host(), stamps=True), host()), ("step",))
     with step.replaced(library.address["step"]) as context:
         for i in range(steps + WARM):
             context[CTX_STAMPS // 8] = stamps[i].ctypes.data
@@ -184,9 +184,17 @@ def profile_batches(step: Compiled | Inference, batches: Iterable[Batch], steps:
         ceilings,
         segments,
         timeline,
-        ((image, library), step.code),
-        tuple(filter(None, [busy])),
+        (library, step.library, native.library()),
+        tuple(filter(None, [busy, _too_fast(kernels)])),
     )
+
+
+def _too_fast(kernels: Sequence[KernelTime]) -> str | None:
+    """Return a warning when arithmetic was faster than its ceiling, which then was measured on a slower machine."""
+    least = LEAST_SHARE * sum(k.microseconds for k in kernels)
+    if all(k.of_peak <= ABOVE or k.bound != "compute" or k.microseconds < least for k in kernels):
+        return None
+    return "kernels are above the ceiling of arithmetic: it was measured while the machine was slower"
 
 
 def _took_part(stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -147,8 +147,8 @@ class Profile:
         What a thread does from one time stamp to the next.
     timeline : numpy.ndarray
         (steps, threads, segments + 1): the time stamps in microseconds.
-    code : tuple of (bytes, Library)
-        The machine code that was measured, and that of the same step without time stamps.
+    code : tuple of Library
+        The machine code that was measured, that of the same step without time stamps, and that of the workers.
     warnings : tuple of str
         Why the times may mean little.
     """
@@ -166,7 +166,7 @@ class Profile:
     ceilings: Ceilings
     segments: tuple[Segment, ...] = field(repr=False)
     timeline: np.ndarray = field(repr=False)
-    code: tuple[tuple[bytes, jit.Library], ...] = field(repr=False)
+    code: tuple[jit.Library, ...] = field(repr=False)
     warnings: tuple[str, ...] = ()
     fit_microseconds: float | None = None
     stall_microseconds: float | None = None
@@ -195,7 +195,7 @@ class Profile:
 
     def save_perf_map(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Add the kernels' addresses to ``/tmp/perf-PID.map`` (or ``path``), where Linux's ``perf`` looks for names."""
-        return perf_map.write_map([s for code in self.code for s in perf_map.symbols(*code)], path)
+        return perf_map.write_map([s for code in self.code for s in perf_map.symbols(code)], path)
 
     def by_layer(self) -> dict[str, tuple[float, int]]:
         """Return microseconds and number of kernels of each layer, the slowest first; a kernel counts for its first."""

@@ -220,10 +220,9 @@ class Inference:
         return program.lower(graph, None, host(), apart=self._latest.apart)
 
     @property
-    def code(self) -> tuple[bytes, jit.Library]:
-        """The object file of the form compiled or looked up last, and where it is in memory."""
-        executable = self._latest.executable
-        return executable.program.image, executable.library
+    def library(self) -> jit.Library:
+        """The machine code of the form compiled or looked up last."""
+        return self._latest.executable.library
 
     @contextlib.contextmanager
     def replaced(self, address: int) -> Iterator[np.ndarray]:

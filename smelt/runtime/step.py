@@ -265,10 +265,9 @@ class Compiled:
         return self._variants[0].graph
 
     @property
-    def code(self) -> tuple[bytes, jit.Library]:
-        """The object file of the most recent trace, and where it is in memory."""
-        executable = self._variants[0].executable
-        return executable.program.image, executable.library
+    def library(self) -> jit.Library:
+        """The machine code of the most recent trace."""
+        return self._variants[0].executable.library
 
     @contextlib.contextmanager
     def replaced(self, address: int) -> Iterator[np.ndarray]:
