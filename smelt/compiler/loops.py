@@ -209,6 +209,26 @@ class Range:
         return f"{n} by the caller" if self.caller else n
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """How a kernel's units walk down one image: every ``units`` of them make the next ``pixels`` of its ``total``.
+
+    ``width`` is that of a line of results. To make line ``i``, it must find ``i * stride + reach`` lines of a buffer
+    in ``reads``, (stride, reach), written.
+    """
+
+    total: int
+    width: int
+    pixels: int
+    units: int
+    reads: dict[Buffer, tuple[int, int]]
+
+    @property
+    def steps(self) -> int:
+        """How often so many units come."""
+        return -(-self.total // self.pixels)
+
+
 def short_name(kernel: str) -> str:
     """Return the number in a kernel's name; slices that another kernel adds up end in s.
 
@@ -236,6 +256,7 @@ class Kernel:
     choices: tuple[tuple[str, str], ...] = ()  # what the lowering decided, and why
     barrier: tuple[Kernel, Buffer] | None = None  # the kernel, and its buffer, for which threads wait before this one
     macs: int = 0
+    sweep: Sweep | None = None  # of a convolution that is shared by tiles of the result
     status: int = -1  # slot of the pointer table that is not 0 after a user's function failed
 
     def __str__(self) -> str:

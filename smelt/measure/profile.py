@@ -148,7 +148,7 @@ def profile_batches(step: Compiled | Inference, batches: Iterable[Batch], steps:
     busy = busy_warning()  # before the work of these steps counts
     lowered = step.lowered()
     segments = _segments(lowered)
-    count = 1 + len(lowered.kernels) + max(len(lowered.phases) - 1, 0)
+    count = 1 + len(segments)
     stamps = np.zeros((steps + WARM, workers.get_threads(), count), np.int64)
     calls = np.zeros(steps + WARM)
     library = jit.Library(jit.compile_object(module_text(lowered, host(), stamps=True), host()), ("step",))
@@ -165,7 +165,6 @@ def profile_batches(step: Compiled | Inference, batches: Iterable[Batch], steps:
     steps, threads = stamps.shape[:2]
     timeline = stamps / ticks_per_microsecond()
     if lowered.apart:  # no barriers, and every step's stamps begin at 0
-        timeline = timeline[:, :, [0, *range(1, count, 2)]]
         timeline[1:] += np.cumsum(timeline[:-1, :, -1].max(axis=1))[:, None, None]
     timeline -= timeline.min()
     ceilings = measured_ceilings(threads)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from smelt.compiler.loops import ITEMSIZE, Buffer, If, Index, Instr, Kernel, Let, Loop, Range, Stmt
+from smelt.compiler.passes.bands import turns
 from smelt.compiler.program import Lowered
 
 Mask = np.ndarray
@@ -147,7 +148,7 @@ def find_hazards(lowered: Lowered, rows: int, threads: int, capacity: int = 0) -
     for buffer, border in borders.items():
         holds[_span(buffer)][_bytes(buffer, border)] = ZEROED
     for i, phase in enumerate(lowered.phases):
-        touched = [_phase_of_thread(phase, rows, thread, threads, problems) for thread in range(threads)]
+        touched = [_phase_of_thread(phase, rows, thread, threads, lowered.apart, problems) for thread in range(threads)]
         problems += [f"phase {i}: {text}" for text in _races(touched, lowered.arena_bytes)]
         before, after = holds.copy(), holds
         for kernels in touched:
@@ -198,12 +199,12 @@ def poison(lowered: Lowered, arena: np.ndarray) -> None:
 
 
 def _phase_of_thread(
-    phase: Sequence[Kernel], rows: int, thread: int, threads: int, problems: list[str]
+    phase: Sequence[Kernel], rows: int, thread: int, threads: int, apart: bool, problems: list[str]
 ) -> list[tuple[str, Touched]]:
-    """Return what each kernel of a phase touches in one thread."""
+    """Return what each kernel of a phase touches in one thread, turn by turn where kernels take turns."""
     out = []
-    for kernel in phase:
-        lo, hi = share(kernel.range, rows, thread, threads)
+    parts = [(k, *share(k.range, rows, thread, threads)) for k in phase]
+    for kernel, lo, hi in turns(phase) if apart and len(phase) > 1 else parts:
         if lo < hi:
             out.append((kernel.name, _Walk(kernel, lo, hi, rows).touched()))
             problems += out[-1][1].problems

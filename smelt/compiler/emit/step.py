@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from smelt.compiler.emit.denormals import denormals
 from smelt.compiler.emit.llvm import CTX_ARENA, CTX_ARENAS, CTX_STAMPS, CTX_TABLE, CTX_TEAM, Module
 from smelt.compiler.loops import Buffer, Kernel, Range
+from smelt.compiler.passes.bands import turns
 from smelt.compiler.passes.memory import ALIGNMENT
 
 _TEAM = [f"  %teamslot = getelementptr i8, ptr %ctx, i64 {CTX_TEAM}", "  %team = load ptr, ptr %teamslot, align 8"]
@@ -128,7 +129,7 @@ class StepEmitter:
 
     def emit_apart(
         self,
-        kernels: Sequence[Kernel],
+        phases: Sequence[Sequence[Kernel]],
         arena_bytes: int,
         capacity: int,
         slots: int,
@@ -137,11 +138,14 @@ class StepEmitter:
     ) -> list[str]:
         """Return ``step`` for threads that work apart, on slices of at most ``capacity`` rows.
 
+        Kernels of one phase take turns.
+
         The table has ``slots`` pointers; its first are those of inputs and outputs, which advance by ``steps`` bytes
         from one row to the next. ``stamps`` are as of :meth:`emit`, with the time of all slices summed per kernel.
         """
         size = CTX_TABLE + 8 * slots
         before, after = denormals(self.isa.triple, self.declare, flush=True)
+        kernels = [k for phase in phases for k in phase]
         clock = _Clock(self, len(kernels)) if stamps else None
         lines = [
             "define void @step(ptr %ctx, i64 %thread, i64 %all) {",
@@ -190,6 +194,8 @@ class StepEmitter:
                 ]
         sizes: dict[Range, str] = {}
         lines += clock.read() if clock else []
+        units: dict[Kernel, str] = {}
+        arguments: dict[Kernel, str] = {}
         for kernel in kernels:
             r = kernel.range
             if r not in sizes:
@@ -198,13 +204,18 @@ class StepEmitter:
                 if r.grain != 1:
                     lines += [f"  %up{n} = add i64 %all{n}, {r.grain - 1}", f"  %units{n} = sdiv i64 %up{n}, {r.grain}"]
                 sizes[r] = f"%units{n}" if r.grain != 1 else f"%all{n}"
-            function, buffers = self.calls[kernel.name]
+            _, buffers = self.calls[kernel.name]
             pointers = [f"%{kernel.name}.{j}" for j in range(len(buffers))]
             for pointer, buffer in zip(pointers, buffers, strict=True):
                 lines += _pointer(pointer, buffer, "%mine", "%myarena")
-            arguments = "".join(f", ptr {p}" for p in pointers)
-            lines.append(f"  call void @{function}(ptr %mine, i64 0, i64 {sizes[r]}{arguments})")
-            lines += clock.read() if clock else []
+            arguments[kernel] = "".join(f", ptr {p}" for p in pointers)
+            units[kernel] = sizes[r]
+        numbers = {k: i for i, k in enumerate(kernels)}
+        for phase in phases:
+            for kernel, low, high in turns(phase) if len(phase) > 1 else [(k, 0, units[k]) for k in phase]:
+                function, _ = self.calls[kernel.name]
+                lines.append(f"  call void @{function}(ptr %mine, i64 {low}, i64 {high}{arguments[kernel]})")
+                lines += clock.read(numbers[kernel]) if clock else []
         lines += ["  br label %slice", "done:", *(clock.end() if clock else ()), *after, "  ret void", "}"]
         self.declare("void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
         self.declare("i64 @llvm.smin.i64(i64, i64)")
@@ -266,14 +277,11 @@ def _leave_if_failed(slots: Sequence[int], phase: int) -> list[str]:
 
 
 class _Clock:
-    """Sums up what each kernel takes over all slices, where :meth:`StepEmitter.emit` has a stamp after every one.
-
-    The stamps of barriers, of which there are none, lie between them and add nothing.
-    """
+    """Sums up what each kernel takes over all slices, where :meth:`StepEmitter.emit` has a stamp after every one."""
 
     def __init__(self, emitter: StepEmitter, kernels: int) -> None:
         self.counter, self.kernels = emitter.counter(), kernels
-        self.count = 2 * kernels
+        self.count = 1 + kernels
         self.reads = 0
 
     def begin(self) -> list[str]:
@@ -288,7 +296,7 @@ class _Clock:
             lines += [self._at("clear", i), f"  store i64 0, ptr %clear{i}, align 8"]
         return lines
 
-    def read(self) -> list[str]:
+    def read(self, kernel: int = 0) -> list[str]:
         """Return the lines that add the time since the last reading to the kernel that ran."""
         i = self.reads
         self.reads += 1
@@ -296,10 +304,10 @@ class _Clock:
         if i:
             lines += [
                 f"  %took{i} = sub i64 %now{i}, %now{i - 1}",
-                self._at("sum", 2 * i - 1),
-                f"  %sofar{i} = load i64, ptr %sum{2 * i - 1}, align 8",
+                f"  %sum{i} = getelementptr i64, ptr %mystamps, i64 {1 + kernel}",
+                f"  %sofar{i} = load i64, ptr %sum{i}, align 8",
                 f"  %longer{i} = add i64 %sofar{i}, %took{i}",
-                f"  store i64 %longer{i}, ptr %sum{2 * i - 1}, align 8",
+                f"  store i64 %longer{i}, ptr %sum{i}, align 8",
             ]
         return lines
 

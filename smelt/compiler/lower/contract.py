@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 
 from smelt.compiler.isa import Isa
-from smelt.compiler.loops import ITEMSIZE, Builder, Index, Kernel, Range, Value, var
+from smelt.compiler.loops import ITEMSIZE, Builder, Index, Kernel, Range, Sweep, Value, var
 from smelt.compiler.lower.evaluate import Evaluator, Point, accesses, pieces, pixel
 from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
 from smelt.compiler.lower.parts import Part, describe
@@ -73,6 +73,7 @@ class ContractLowering:
         self.vl = isa.lanes(self.dtype)
         self.b = Builder(name)
         self.stores = plan.stores[group]
+        self.sweep: Sweep | None = None
 
     def kernel(self) -> tuple[Kernel, set[Node]]:
         """Return the kernel and the nodes it loads."""
@@ -338,7 +339,29 @@ class ContractLowering:
             low = var("lo") if share == 1 else self.b.let("first", "muldiv", var("lo"), total, counts[0])
             high = var("hi") if share == 1 else self.b.let("last", "muldiv", var("hi"), total, counts[0])
             self._units(p, tile, axes, low, high)
+            self.sweep = self._sweep(p, tile, axes) if len(self.parts) == 1 else None
         return Range(counts[0])
+
+    def _sweep(self, p: Part, tile: Tile, axes: list[tuple[str, int]]) -> Sweep | None:
+        """Return how the units walk down an image, if they do."""
+        (first, _), *rest = axes
+        if self.root.opname != "conv2d" or p.window or first not in ("y", "x") or p.clip:
+            return None
+        *_, height, width = self.root.shape
+        merged = "y" not in p.rows
+        if first == "x":
+            if not merged or p.extent["x"] != height * width:
+                return None
+            pixels = tile.wide
+        else:
+            pixels = width * (tile.high if len(p.rows) > 1 and p.rows[-2] == "y" else 1)
+        image, kernel = self.plan.operand(self.root, 0), self.root.inputs[1].shape[2]
+        above = image.attrs["start"][2] if image.opname == "place" else 0
+        reach = (kernel - 1) * self.root.attrs["dilation"][0] + 1 - above
+        storage = self.plan.storage
+        reads = {storage[n].buffer: (1, 1) for n in self.e.used if n.shape == self.root.shape}
+        reads[storage[image].buffer] = (self.root.attrs["stride"][0], reach)
+        return Sweep(height * width, width, pixels, math.prod(count for _, count in rest), reads)
 
     def _unit_axes(self, p: Part, tile: Tile) -> list[tuple[str, int]]:
         """Return (axis, count) of what a unit is one of: outer axes, rows, tiles along the rows, blocks of lanes.
@@ -508,6 +531,7 @@ def lower_contract(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[
     """Return the kernels of a contract group and the nodes they load."""
     lowering = ContractLowering(plan, group, isa, name)
     kernel, used = lowering.kernel()
+    kernel.sweep = lowering.sweep
     root = lowering.root
     assert root.op is not None
     kernel.macs = root.op.macs(tuple(i.spec for i in root.inputs), root.spec, root.attrs)

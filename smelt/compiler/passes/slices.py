@@ -18,7 +18,8 @@ MOST_BYTES = 1 << 25  # of activations
 def rows_per_slice(graph: Graph) -> int:
     """Return the power of two from 2 to 64 with the least estimated time of moving data.
 
-    A batch of one would be traced as what broadcasts.
+    A batch of one is traced as what broadcasts. It is one nevertheless where images are large, whose kernels then take
+    turns, see bands.py; the caller checks that what was traced still works on samples of their own.
 
     Measured at batch 64 on two threads, slices of 4 rows against 32: ds_cnn 715 to 778 µs, mobilenet_v1 2375 to 3536.
     """
@@ -32,6 +33,8 @@ def rows_per_slice(graph: Graph) -> int:
     activations = [(nbytes(n) + sum(nbytes(i) for i in n.inputs if i.spec.rows is not None)) // rows for n in moved]
     if not activations:
         return MOST_ROWS
+    if weights and max(activations) > 2 * CACHE_BYTES:
+        return 1
     best, least = 2, float("inf")
     count = 2
     while count <= MOST_ROWS and (count == 2 or count * max(activations) <= MOST_BYTES):
