@@ -15,6 +15,7 @@ from smelt import nn
 from smelt.autograd import no_grad
 from smelt.cli.build import load_data
 from smelt.cli.forms import FORMS
+from smelt.cli.forms.emulated import SAMPLES
 from smelt.cli.forms.form import Form
 from smelt.cli.inspect import find_model, recipe_beside
 from smelt.cli.output import Output
@@ -26,6 +27,7 @@ from smelt.onnx.reader.model import OnnxModel
 from smelt.tensor import Tensor
 
 DIFFERS = 1  # exit status
+MANY = 1000  # samples, where this machine runs what was exported
 
 
 def export_model(
@@ -77,7 +79,7 @@ def validate_model(
     model: str,
     form_name: str,
     data: str | None,
-    samples: int,
+    samples: int | None,
     shape: str | None,
     options: dict[str, Any],
     as_json: bool,
@@ -98,7 +100,8 @@ def validate_model(
     output = Output(as_json)
     form = _form(form_name)
     chosen = _meant(given, form.build_options, f"validate --as {form_name}")
-    network, sizes, x, labels, source = _subject(model, data, samples, shape, options)
+    count = samples or (SAMPLES if "target" in chosen else MANY)
+    network, sizes, x, labels, source = _subject(model, data, count, shape, options)
     batch = _batch(network, chosen, form.build_options)
     x = _whole(x, batch or 1)
     words = f"{len(x)} samples of {source}"

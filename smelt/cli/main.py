@@ -242,7 +242,8 @@ def export(model: str, options: tuple[str, ...], **given: Any) -> None:
 @_exported
 @click.option("--as", "form_name", required=True, metavar="FORM", help="c or onnx.")
 @click.option("--data", help="As for train; without it, what the recipe.toml beside MODEL says, or random numbers.")
-@click.option("--samples", type=click.IntRange(1), default=1000, show_default=True, help="Most test samples to run.")
+@click.option("--samples", type=click.IntRange(1), help="Most test samples to run.  [default: 1000; 20 with --target]")
+@click.option("--target", metavar="NAME", help="c: an emulated board to run it on: cortex-m3, -m4, -m7, riscv32, avr.")
 @click.pass_context
 def validate(context: click.Context, model: str, options: tuple[str, ...], **given: Any) -> None:
     """Export MODEL, run what came out, and say how far both agree; status 1 when they do not."""

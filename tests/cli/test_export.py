@@ -20,6 +20,7 @@ from smelt.cli import export
 from smelt.cli.forms import FORMS
 from smelt.cli.forms.form import Built, Form, Written
 from smelt.export.agreement import compare
+from smelt.export.tools import missing
 
 from .small import Smelt, write_idx
 
@@ -148,6 +149,19 @@ def test_without_onnx_runtime_smelts_reader_runs_the_file(
     assert "agrees" in done.out and done.status == 0
 
 
+def test_c_is_run_by_an_emulated_board(smelt_command: Smelt, model: Path) -> None:
+    if missing("arm-none-eabi-gcc", "qemu-system-arm"):
+        pytest.skip("the emulator or its compiler is not installed")
+    done = smelt_command("validate", model, "--as", "c", "--target", "cortex-m4", "--data", "idx")
+    first, verdict, classes, figures = done.out.splitlines()
+    assert first == f"{model} as c, run by qemu-system-arm (mps2-an386), on 20 samples of mnist test"
+    assert verdict.startswith("agrees: ") and classes.startswith("same class for 20 of 20 samples; ")
+    names = [figure.rsplit(" ", 1)[0] for figure in figures.split(", ")]
+    assert names == ["flash", "constants", "ram", "arena", "stack", "instructions"]
+    wrong = smelt_command("validate", model, "--as", "c", "--target", "toaster").error
+    assert wrong.startswith("target 'toaster' is not emulated here: expected one of cortex-m3, ")
+
+
 def test_a_form_that_differs_ends_with_status_1(
     smelt_command: Smelt, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,7 +180,7 @@ def test_errors_are_one_line(smelt_command: Smelt, model: Path, monkeypatch: pyt
         "--name: means nothing to export --to onnx, expected --opset, --batch": (
             *("export", model, "--to", "onnx", "--name", "x"),
         ),
-        "--opset: means nothing to validate --as c, expected --batch": (
+        "--opset: means nothing to validate --as c, expected --batch, --target": (
             *("validate", model, "--as", "c", "--opset", 28),
         ),
         "does not take samples of 1×8×8: layer 4": ("validate", model, "--as", "onnx", "--data", "digits"),

@@ -1,4 +1,4 @@
-"""The form ``c``: C99 source in a folder, run after this machine's C compiler has made a library of it."""
+"""The form ``c``: C99 source in a folder, run by this machine after its C compiler, or by an emulated board."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import smelt
+from smelt.cli.forms.emulated import on_board
 from smelt.cli.forms.form import Built, Form, Shape, Written
 from smelt.export.c99.export import KEYWORDS, CExport
 from smelt.export.c99.host import compiler
@@ -43,9 +44,11 @@ def figures(made: CExport) -> dict[str, Any]:
     return {"constants": made.constant_bytes, "arena": made.arena_bytes, "stack arrays": made.stack_bytes}
 
 
-def build(model: Module, shape: Shape, folder: Path, batch: int = 1) -> Built:
-    """Compile the files for this machine."""
+def build(model: Module, shape: Shape, folder: Path, batch: int = 1, target: str | None = None) -> Built:
+    """Compile the files for this machine, or for a board that is emulated."""
     made = smelt.export.c(model, None, shape, batch=batch)
+    if target is not None:
+        return on_board(made, target)
     network = made.load(FLAGS)
 
     def run(x: np.ndarray) -> list[np.ndarray]:
@@ -55,4 +58,4 @@ def build(model: Module, shape: Shape, folder: Path, batch: int = 1) -> Built:
     return Built(run, f"{Path(str(compiler())).name} {' '.join(FLAGS)}", figures(made))
 
 
-FORM = Form(write, build, options=("name", "arena", "self_test", "batch"), build_options=("batch",))
+FORM = Form(write, build, options=("name", "arena", "self_test", "batch"), build_options=("batch", "target"))

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from smelt.errors import ExportError, ShapeError, at_user_line
-from smelt.export.c99.export import CExport
 from smelt.export.c99.host import NUMPY, STRICT
 from smelt.export.c99.network import Network
 from smelt.export.emulate.boards import Board, find_board
 from smelt.export.emulate.memory import Memory, linked_memory
-from smelt.export.emulate.program import HEAD, INPUT, OUTPUT, OVER, program
+from smelt.export.emulate.program import HEAD, INPUT, OUTPUT, OVER, Exported, program
 from smelt.export.tools import require, run
 
 STACK = 4096
@@ -56,11 +55,10 @@ class Emulated:
 
 
 def emulate(
-    made: CExport,
+    made: Exported,
     target: str,
     *inputs: np.ndarray,
     flags: Sequence[str] = ("-O2",),
-    files: Sequence[Path] = (),
     ram: int | None = None,
     stack: int | None = None,
     seconds: float = SECONDS,
@@ -69,16 +67,14 @@ def emulate(
 
     Parameters
     ----------
-    made : CExport
-        What :func:`smelt.export.c` returned.
+    made : CExport or ObjectExport
+        What :func:`smelt.export.c` or :func:`smelt.export.object` returned.
     target : str
         A name of ``smelt.export.emulate.boards.BOARDS``.
     *inputs : numpy.ndarray
         One array per input; the first axis counts samples, a whole number of the batches it was exported for.
     flags : sequence of str, default ("-O2",)
         For the C compiler, beside those of the target.
-    files : sequence of path, default ()
-        Objects or sources that hold the network, in place of the C source.
     ram : int, optional
         Bytes of RAM to link for; by default all that the board has.
     stack : int, optional
@@ -120,7 +116,7 @@ def emulate(
         kept = STACK + made.stack_bytes if stack is None else stack
         if board.kind == "avr" and stack is None:
             kept = min(kept, whole // 4)
-        _build(made, board, folder, samples, flags, files, whole, kept)
+        _build(made, board, folder, samples, flags, whole, kept)
         stored = sum(x.nbytes for x in samples) if board.kind == "avr" else 0
         memory = linked_memory(board, folder / "program.elf", made, stored)
         raw = _run(board, folder, samples, seconds)
@@ -143,28 +139,25 @@ def _samples(net: Network, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _build(
-    made: CExport,
+    made: Exported,
     board: Board,
     folder: Path,
     samples: list[np.ndarray],
     flags: Sequence[str],
-    files: Sequence[Path],
     ram: int,
     stack: int,
 ) -> None:
-    """Compile and link ``program.elf``; the network without any warning."""
+    """Link ``program.elf``; C of the network is compiled before, without any warning."""
     own, linking = board.link(ram, stack)
-    main = {"main.c": program(made, board, samples)}
-    for file, text in {**made.files, **own, **main}.items():
-        (folder / file).write_text(text)
+    files: dict[str, str | bytes] = {**made.files, **own, "main.c": program(made, board, samples)}
+    for file, content in files.items():
+        (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     compiler = [board.target.compiler, *board.target.flags, *board.target.library]
-    source = f"{made._form.name}.c"
-    network = list(map(str, files))
-    if not files:
-        _compile([*compiler, *STRICT, *flags, "-c", source, "-o", "network.o"], folder)
-        network = ["network.o"]
+    source, network = f"{made._form.name}.c", f"{made._form.name}.o"
+    if network not in made.files:
+        _compile([*compiler, *STRICT, *flags, "-c", source, "-o", network], folder)
     _compile([*compiler, "-std=gnu99", "-O2", "-c", "main.c", "-o", "main.o"], folder)
-    _compile([*compiler, "main.o", *network, *linking, "-lm", "-o", "program.elf"], folder)
+    _compile([*compiler, "main.o", network, *linking, "-lm", "-o", "program.elf"], folder)
 
 
 def _compile(command: Sequence[str], folder: Path) -> None:
@@ -172,7 +165,7 @@ def _compile(command: Sequence[str], folder: Path) -> None:
     if not done.returncode:
         return
     lines = [line for line in done.stderr.splitlines() if re.search("error|region|undefined", line)]
-    full = [line for line in lines if "overflowed" in line or "not within region" in line]
+    full = [line for line in lines if re.search("overflowed|not within region|is too large", line)]
     said = re.sub(r"^\S*ld: ", "", (full or lines or [done.stderr.strip()[:200]])[0])
     raise ExportError(at_user_line(f"{Path(command[0]).name}: {'does not fit: ' * bool(full)}{said}"))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from smelt.export.c99.export import CExport
 from smelt.export.emulate.boards import Board
+from smelt.export.emulate.program import Exported
 from smelt.export.tools import section_sizes
 
 
@@ -36,7 +36,7 @@ class Memory:
     other_bytes: int
 
 
-def linked_memory(board: Board, program: Path, made: CExport, samples: int) -> Memory:
+def linked_memory(board: Board, program: Path, made: Exported, samples: int) -> Memory:
     """Return what a linked program takes, without ``samples`` bytes of flash."""
     found = section_sizes(board.target.compiler, program)
     data = found.get(".data", 0)

@@ -15,8 +15,10 @@ from smelt.export.c99.export import CExport
 from smelt.export.c99.header import Form
 from smelt.export.c99.network import End, Network
 from smelt.export.c99.source import array
+from smelt.export.elf.export import ObjectExport
 from smelt.export.emulate.boards import Board
 
+Exported = CExport | ObjectExport
 INPUT, OUTPUT = "in.bin", "out.bin"
 HEAD = 3
 """Numbers of 32 bits before the outputs of a run: the clock's low half; its high half, or whether it ran over; the
@@ -145,7 +147,7 @@ static void finish(void)
 """
 
 
-def program(made: CExport, board: Board, samples: list[np.ndarray]) -> str:
+def program(made: Exported, board: Board, samples: list[np.ndarray]) -> str:
     """Return the text; the samples, one array per input with a first axis of runs, are only part of it on an AVR."""
     net, form = made._network, made._form
     avr = board.kind == "avr"
