@@ -19,10 +19,10 @@ from smelt.compiler.emit.step import StepEmitter
 from smelt.compiler.isa import Isa, host
 from smelt.compiler.loops import Buffer, Kernel
 from smelt.compiler.lower.call import lower_call
-from smelt.compiler.lower.contract import lower_contract
 from smelt.compiler.lower.map import lower_fill, lower_map
 from smelt.compiler.lower.reduce import lower_reduce
 from smelt.compiler.lower.serial import lower_serial_contract
+from smelt.compiler.lower.sliced import lower_contract
 from smelt.compiler.passes.bands import runs
 from smelt.compiler.passes.clip import clip_padding
 from smelt.compiler.passes.fuse import Group, fuse

@@ -109,7 +109,7 @@ def _walk(body: Sequence[Stmt], env: dict[str, int], times: int, c: Work, known:
             _count(s, times, c)
         elif isinstance(s, Let):
             a = [_value(i, env) for i in s.args]
-            env = {**env, s.var: min(a) if s.op == "min" else a[0] * a[1] // a[2]}
+            env = {**env, s.var: a[0] * a[1] // a[2] if s.op == "muldiv" else {"min": min, "max": max}[s.op](a)}
         elif isinstance(s, If):
             if _value(s.left, env) < _value(s.right, env):
                 _walk(s.body, env, times, c, known)

@@ -29,7 +29,6 @@ from smelt.ops.primitive import short_dtype
 
 K_BLOCK = 512  # ks accumulated before the next rows, when operand b does not fit in a cache
 B_BYTES = 1 << 19  # from this size of operand b on
-A_B_BYTES = 1 << 20  # from this size of both operands on, a sample is finished for all tiles before the next
 OnTile = Callable[[dict[str, Index], Steps, Widths], None]  # emits something for a tile
 OnRows = Callable[[dict[str, Index], Steps], None]  # emits something for rows of a tile
 
@@ -338,7 +337,7 @@ class ContractLowering:
             share = total / counts[0]
             low = var("lo") if share == 1 else self.b.let("first", "muldiv", var("lo"), total, counts[0])
             high = var("hi") if share == 1 else self.b.let("last", "muldiv", var("hi"), total, counts[0])
-            self._units(p, tile, axes, low, high)
+            self._units(p, tile, axes, low, high, partial(self._tile, p))
             self.sweep = self._sweep(p, tile, axes) if len(self.parts) == 1 else None
         return Range(counts[0])
 
@@ -379,48 +378,16 @@ class ContractLowering:
         axes = [lanes, *axes] if large else [*axes, lanes]
         return [(name, count) for name, count in axes if count > 1 or name in (p.lane, *tiled)]
 
-    def _units(self, p: Part, tile: Tile, axes: list[tuple[str, int]], low: Index, high: Index) -> None:
-        """Loop over units; with many pixels or samples to sum, over all units for one sample before the next."""
+    def _units(self, p: Part, tile: Tile, axes: list[tuple[str, int]], low: Index, high: Index, body: OnTile) -> None:
+        """Loop over units."""
         ragged = [r for r in [*p.outer, *p.rows] if r in p.batch]
-
-        def each(body: OnTile) -> None:
-            with self.b.loop("unit", low, high) as unit:
-                at: dict[str, Index] = {}
-                for name, count in reversed(axes):
-                    above = self.b.let("above", "muldiv", unit, 1, count) if count > 1 else unit
-                    at[name] = unit + above * -count if count > 1 else Index()
-                    unit = above
-                self._nest(ragged, p, at, lambda here: self._one_unit(p, tile, here, body))
-
-        if not self._one_sample_at_a_time(p, axes) or ragged:
-            each(lambda at, rows, widths: self._tile(p, at, rows, widths))
-            return
-        self.b.choose("memory", "sums wait in the arena while one sample is finished for all tiles")
-        sums = Sums(self.b, p, self.dtype)
-        (sample, *rest) = p.ks
-        each(lambda at, rows, widths: sums.clear(at, rows, widths))
-        stop = p.stop(sample)
-        if sample == p.pair:
-            stop = self.b.let("pairs", "muldiv", stop + 1, 1, 2)
-        with self.b.loop(sample, 0, stop) as i:
-            part = replace(p, ks=rest)
-
-            def add(at: dict[str, Index], rows: Steps, widths: Widths) -> None:
-                before = sums.load(at, rows, widths)
-                sums.save(at, rows, widths, accumulate(self.b, part, {**at, sample: i}, rows, widths, before))
-
-            each(add)
-        each(lambda at, rows, widths: self._finish(p, at, rows, widths, sums.load(at, rows, widths)))
-
-    def _one_sample_at_a_time(self, p: Part, axes: list[tuple[str, int]]) -> bool:
-        """Return whether several tiles would each read more of the operands than a cache holds."""
-        units, steps = 1, 1
-        for _, count in axes:
-            units *= count
-        for k in p.ks[1:]:
-            steps *= p.extent[k]
-        batched = bool(p.ks) and p.ks[0] in p.batch and len(p.ks) > 1
-        return batched and units > 2 and steps >= 32 and p.a.buffer.nbytes + p.b.buffer.nbytes > A_B_BYTES
+        with self.b.loop("unit", low, high) as unit:
+            at: dict[str, Index] = {}
+            for name, count in reversed(axes):
+                above = self.b.let("above", "muldiv", unit, 1, count) if count > 1 else unit
+                at[name] = unit + above * -count if count > 1 else Index()
+                unit = above
+            self._nest(ragged, p, at, lambda here: self._one_unit(p, tile, here, body))
 
     def _one_unit(self, p: Part, tile: Tile, at: dict[str, Index], body: OnTile) -> None:
         """Turn a unit's numbers into indices; the last tile along an axis may be smaller than the others."""
@@ -525,14 +492,3 @@ class _Fixed:
 
     def __exit__(self, *exc: object) -> None:
         return None
-
-
-def lower_contract(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:
-    """Return the kernels of a contract group and the nodes they load."""
-    lowering = ContractLowering(plan, group, isa, name)
-    kernel, used = lowering.kernel()
-    kernel.sweep = lowering.sweep
-    root = lowering.root
-    assert root.op is not None
-    kernel.macs = root.op.macs(tuple(i.spec for i in root.inputs), root.spec, root.attrs)
-    return [kernel], used

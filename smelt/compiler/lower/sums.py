@@ -14,16 +14,17 @@ from smelt.compiler.lower.parts import Part
 
 
 class Sums:
-    """The results of one part, one number each, in an arena buffer of their own."""
+    """The results of one part, one number each (for each slice of the ks), in an arena buffer of their own."""
 
-    def __init__(self, builder: Builder, part: Part, dtype: str) -> None:
+    def __init__(self, builder: Builder, part: Part, dtype: str, slices: int = 1) -> None:
         self.b, self.p, self.dtype = builder, part, dtype
         self.stride: dict[str, int] = {}
         size = 1
         for name in reversed([*part.outer, *part.rows, part.lane]):
             self.stride[name] = size
             size *= part.extent[name]
-        self.buffer = Buffer(f"{builder.name}_sums", dtype, size, "arena")
+        self.stride["slice"] = size
+        self.buffer = Buffer(f"{builder.name}_sums", dtype, size * slices, "arena")
         builder.unaligned.add(self.buffer)
 
     def _places(self, at: dict[str, Index], rows: Steps, widths: Widths) -> Iterator[tuple[Index, int]]:

@@ -1,0 +1,131 @@
+"""Lower contractions that sum over the samples of a batch: gradients of convolutions' kernels.
+
+In: a contract group. Out: two kernels: the sums of fixed slices of the samples, then their sums in order and what
+follows. A thread works on the samples it has worked on before, all tiles for one sample before the next; how many
+slices there are depends on sizes alone, and so do the bits. Other contractions become one kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from smelt.compiler.isa import Isa
+from smelt.compiler.loops import Builder, Index, Kernel, Range, Value, var
+from smelt.compiler.lower.contract import ContractLowering, OnTile
+from smelt.compiler.lower.evaluate import Evaluator
+from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
+from smelt.compiler.lower.parts import Part
+from smelt.compiler.lower.reduce import SLICES
+from smelt.compiler.lower.sums import Sums
+from smelt.compiler.lower.tiles import Tile
+from smelt.compiler.passes.fuse import Group
+from smelt.compiler.passes.storage import Plan
+from smelt.graph.graph import Node
+
+OPERANDS_BYTES = 1 << 20  # from this size of both operands on
+SHARE = 4  # sums of all slices are at most one part in so many of the operands
+STEPS = 32  # of the ks in one sample, for sums that are loaded and saved once per sample
+FEW_ROWS = 4  # of a tile whose slices are added
+
+
+class SlicedLowering(ContractLowering):
+    """Builds the kernels of one contract group, two where its sums are sliced."""
+
+    def kernels(self) -> tuple[list[Kernel], set[Node]]:
+        """Return the kernels in the order they run, and the nodes they load."""
+        kernel, used = self.kernel()
+        return [*self.before, kernel], used
+
+    before: tuple[Kernel, ...] = ()
+
+    def _emit(self) -> Range:
+        (p, *more) = self.parts
+        if more or not _is_sliced(p):
+            return super()._emit()
+        tile = self._pick(p, p.rows)
+        slices = _slices(p)
+        name, self.b = self.b.name, Builder(f"{self.b.name}_slices")
+        sums = Sums(self.b, p, self.dtype, slices)
+        units = self._sum_slices(p, tile, slices, sums)
+        self._note_rows(p)
+        self.before = (self.b.finish(units),)
+        self.b = sums.b = Builder(name)
+        self.b.unaligned.add(sums.buffer)
+        self.e = Evaluator(self.plan, self.group, self.b)
+        self.e.hoist(self.group.members(), self.vl)
+        return self._add_slices(p, replace(tile, high=1, wide=min(tile.wide, FEW_ROWS)), slices, sums)
+
+    def _sum_slices(self, p: Part, tile: Tile, slices: int, sums: Sums) -> Range:
+        """Sum every slice of the samples. A unit is a tile of a slice, so that threads can also share a slice."""
+        self.b.choose("shared", f"tiles of the result, for each of {slices} fixed slices of the samples")
+        self.b.choose("memory", "sums wait in the arena while one sample is finished for all tiles")
+        self._say_tile(p, tile)
+        axes = self._unit_axes(p, tile)
+        tiles = math.prod(count for _, count in axes)
+        (sample, *rest) = p.ks
+        samples = p.stop(sample)
+        if sample == p.pair:
+            samples = self.b.let("pairs", "muldiv", samples + 1, 1, 2)
+        first = self.b.let("first", "muldiv", var("lo"), 1, tiles)
+        last = self.b.let("last", "muldiv", var("hi") + (tiles - 1), 1, tiles)
+        with self.b.loop("slice", first, last) as s:
+            low = self.b.let("tile", "max", var("lo") + s * -tiles, 0)
+            high = self.b.let("tiles", "min", var("hi") + s * -tiles, tiles)
+
+            def each(body: OnTile) -> None:
+                self._units(p, tile, axes, low, high, lambda at, *rest: body({**at, "slice": s}, *rest))
+
+            each(lambda at, rows, widths: sums.clear(at, rows, widths))
+            start = self.b.let("low", "muldiv", samples, s, slices)
+            stop = self.b.let("high", "muldiv", samples, s + 1, slices)
+            with self.b.loop(sample, start, stop) as i:
+                part = replace(p, ks=rest)
+
+                def add(at: dict[str, Index], rows: Steps, widths: Widths) -> None:
+                    values = accumulate(self.b, part, {**at, sample: i}, rows, widths, sums.load(at, rows, widths))
+                    sums.save(at, rows, widths, values)
+
+                each(add)
+        return Range(slices * tiles)
+
+    def _add_slices(self, p: Part, tile: Tile, slices: int, sums: Sums) -> Range:
+        """Add the slices in order, and compute what follows."""
+        self.b.choose("shared", "results, from all slices")
+        self._say_tile(p, tile)
+        axes = self._unit_axes(p, tile)
+
+        def body(at: dict[str, Index], rows: Steps, widths: Widths) -> None:
+            total: list[Value] = []
+            for s in range(slices):
+                values = sums.load({**at, "slice": Index(s)}, rows, widths)
+                total = [self.b.op("add", t, v) for t, v in zip(total, values, strict=True)] if s else values
+            self._finish(p, at, rows, widths, total)
+
+        self._units(p, tile, axes, var("lo"), var("hi"), body)
+        return Range(math.prod(count for _, count in axes))
+
+
+def _is_sliced(p: Part) -> bool:
+    """Return whether samples are summed, and several tiles would each read more of them than a cache holds."""
+    steps = math.prod(p.extent[k] for k in p.ks[1:])
+    batched = len(p.ks) > 1 and p.ks[0] in p.batch and not any(r in p.batch for r in [*p.outer, *p.rows])
+    return batched and steps >= STEPS and p.a.buffer.nbytes + p.b.buffer.nbytes > OPERANDS_BYTES
+
+
+def _slices(p: Part) -> int:
+    """Return the number of slices, a power of two: as many as the samples, or as are small beside the operands."""
+    results = 4 * math.prod(p.extent[name] for name in [*p.outer, *p.rows, p.lane])
+    most = min(SLICES, p.extent[p.ks[0]], (p.a.buffer.nbytes + p.b.buffer.nbytes) // (SHARE * results))
+    return 1 << max(most, 1).bit_length() - 1
+
+
+def lower_contract(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:
+    """Return the kernels of a contract group and the nodes they load."""
+    lowering = SlicedLowering(plan, group, isa, name)
+    kernels, used = lowering.kernels()
+    kernels[-1].sweep = lowering.sweep
+    root = lowering.root
+    assert root.op is not None
+    kernels[0].macs = root.op.macs(tuple(i.spec for i in root.inputs), root.spec, root.attrs)
+    return kernels, used

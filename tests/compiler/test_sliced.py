@@ -1,0 +1,60 @@
+"""Sums over the samples of a batch: fixed slices of them, and whoever has a slice works on its tiles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import smelt
+from smelt import nn
+from smelt.compiler import program
+from smelt.tensor import Tensor
+
+from .isas import ISAS
+
+LAYERS = {
+    "dense": lambda: nn.Conv2d(16, 24, 3, padding=1, bias=False),
+    "stride": lambda: nn.Conv2d(16, 40, 3, stride=2, bias=False),
+    "depthwise": lambda: nn.Conv2d(16, 16, 3, groups=16, bias=False),
+    "groups": lambda: nn.Conv2d(16, 24, 3, groups=2, bias=False),
+    "thick": lambda: nn.Conv2d(16, 256, 3, stride=3, bias=False),
+    "wide": lambda: nn.Conv2d(16, 320, 1, bias=False),
+}
+
+
+def gradient(layer: nn.Module, precision: str = "f32") -> smelt.runtime.step.Compiled:
+    def step(x: Tensor) -> Tensor:
+        (layer(x) ** 2).mean().backward()
+        out, layer.weight.grad = layer.weight.grad, None
+        return out
+
+    return smelt.compile(step, precision=precision)
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_slices_follow_the_batch_and_not_the_threads(name: str, precision: str) -> None:
+    layer = LAYERS[name]()
+    x = np.random.default_rng(0).normal(size=(45, 16, 20, 20)).astype(np.float32)
+    step = gradient(layer, precision)
+    for rows in (45, 44, 7, 1):
+        got = []
+        for threads in (1, 2, 3, 7):
+            smelt.set_threads(threads)
+            got.append(step(x[:rows]).numpy().copy())
+        assert all(g.tobytes() == got[0].tobytes() for g in got), rows
+        (layer(Tensor(x[:rows])) ** 2).mean().backward()
+        want = layer.weight.grad.numpy()
+        layer.weight.grad = None
+        tolerance = 1e-5 if precision == "f32" else 1e-2
+        np.testing.assert_allclose(got[0], want, rtol=0, atol=tolerance * np.abs(want).max())
+    smelt.set_threads(None)
+
+
+@pytest.mark.parametrize(("name", "slices"), [("dense", 16), ("wide", 16), ("thick", 4)])
+def test_there_are_as_many_slices_as_are_small_beside_the_operands(name: str, slices: int) -> None:
+    step = gradient(LAYERS[name]())
+    step(np.zeros((40, 16, 20, 20), np.float32))
+    lowered = program.lower(step.graph, dict.fromkeys(step.graph.states), ISAS["znver4"])
+    sliced = next(k for k in lowered.kernels if "conv2d_weight_grad" in k.name and k.name.endswith("slices"))
+    assert any(f"each of {slices} fixed slices" in text for _, text in sliced.choices)
