@@ -109,6 +109,8 @@ _ALL = (
         "",
         "aarch64-linux-gnu-gcc",
         (),
+        (),
+        "qemu-aarch64",
     ),
     Target(
         "x86-64",
@@ -117,6 +119,8 @@ _ALL = (
         "",
         "x86_64-linux-gnu-gcc",
         ("-march=x86-64-v3",),
+        (),
+        "qemu-x86_64",
     ),
 )
 TARGETS: dict[str, Target] = {t.name: t for t in _ALL}

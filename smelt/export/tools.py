@@ -13,14 +13,17 @@ PACKAGES = {
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
     "arm-none-eabi-gcc": "gcc-arm-none-eabi",
     "avr-gcc": "gcc-avr",
+    "qemu-aarch64": "qemu-user",
     "qemu-system-arm": "qemu-system-arm",
     "qemu-system-riscv32": "qemu-system-misc",
+    "qemu-x86_64": "qemu-user",
     "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf",
     "simavr": "simavr",
     "x86_64-linux-gnu-gcc": "gcc",
 }
 """The package of Debian that has a program."""
 LIBRARIES = {
+    "aarch64-linux-gnu-gcc": ("libc.a", "libc6-dev-arm64-cross"),
     "arm-none-eabi-gcc": ("picolibc.specs", "picolibc-arm-none-eabi"),
     "avr-gcc": ("libm.a", "avr-libc"),
     "riscv64-unknown-elf-gcc": ("picolibc.specs", "picolibc-riscv64-unknown-elf"),

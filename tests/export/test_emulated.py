@@ -15,12 +15,20 @@ from smelt.export.c99.code import compiled
 from smelt.export.c99.export import CExport
 from smelt.export.emulate import emulate
 from smelt.export.emulate.boards import BOARDS
+from smelt.export.emulate.linux import run_program
+from smelt.export.targets import TARGETS
 from smelt.export.tools import missing
 
 from .test_c_networks import inputs, settled
 
 HERE = [("ds_cnn", "cortex-m3"), ("ds_cnn", "cortex-m4"), ("ds_cnn", "cortex-m7"), ("ds_cnn", "riscv32")]
-HERE += [("lenet5", "cortex-m3"), ("autoencoder", "riscv32"), ("resnet8", "cortex-m7"), ("mobilenet_v1", "cortex-m4")]
+HERE += [
+    ("ds_cnn", "cortex-m55"),
+    ("lenet5", "cortex-m3"),
+    ("autoencoder", "riscv32"),
+    ("resnet8", "cortex-m7"),
+    ("mobilenet_v1", "cortex-m4"),
+]
 FIT = [name for name in models.MODELS if name != "mobilenet_v2"]  # its weights take 14 MB
 BIG = ("cortex-m3", "cortex-m4", "cortex-m7", "riscv32")
 REST = [(name, board) for name in FIT for board in BIG if (name, board) not in HERE]
@@ -130,3 +138,13 @@ def test_what_goes_wrong_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         emulate(made, "cortex-m4", x[:0])
     with pytest.raises(ExportError, match=r"qemu-system-arm was not done after 0.001 s, and was stopped"):
         emulate(made, "cortex-m4", x, seconds=0.001)
+
+
+def test_an_object_for_arm_linux_agrees() -> None:
+    target = TARGETS["aarch64"]
+    if packages := missing(target.compiler, target.emulator):
+        pytest.skip(f"{', '.join(packages)} not installed")
+    model, _, shape = exported("small")
+    x = inputs(shape, 3)
+    (found,) = run_program(smelt.export.object(model, None, shape, target="aarch64"), x)
+    np.testing.assert_allclose(found, model.compile()(x).numpy(), rtol=1e-5)

@@ -156,7 +156,7 @@ def test_inner_loops_are_multiply_adds(name: str) -> None:
     loops = [code for code in innermost_loops(found["k2_conv2d_add_relu"]) if _fmas(code)]
     best = max(loops, key=_fmas)
     vectors = TARGETS[name].isa.vector_bytes > 4
-    assert (best.fmas if vectors else best.scalar_fmas) == _fmas(best) >= 0.44 * len(best.lines)
+    assert (best.fmas if vectors else best.scalar_fmas) == _fmas(best) >= 0.4 * len(best.lines)
     assert best.calls == 0 and best.stack_stores == 0
     if name == "cortex-m55":
         assert any(re.match(r"vfma\.f32 q\d, q\d, r\d+", line) for line in best.lines), (

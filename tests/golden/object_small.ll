@@ -8,8 +8,7 @@ loop1:
   %c.more = icmp slt i32 %c.phi, 4
   br i1 %c.more, label %loop1.body, label %loop1.end
 loop1.body:
-  %c.same = add i32 %c.phi, 0
-  %c = freeze i32 %c.same
+  %c = add i32 %c.phi, 0
   %c.0 = mul nsw i32 %c, 4
   %t1 = getelementptr float, ptr %m0., i32 %c
   %t20 = getelementptr float, ptr %m2., i32 %c
@@ -20,8 +19,7 @@ loop2:
   %y.more = icmp slt i32 %y.phi, 2
   br i1 %y.more, label %loop2.body, label %loop2.end
 loop2.body:
-  %y.same = add i32 %y.phi, 0
-  %y = freeze i32 %y.same
+  %y = add i32 %y.phi, 0
   %y.0 = mul nsw i32 %y, 3
   %y.1 = mul nsw i32 %y, 2
   %t2 = getelementptr float, ptr %m1., i32 %y.0
@@ -32,8 +30,7 @@ loop3:
   %x.more = icmp slt i32 %x.phi, 2
   br i1 %x.more, label %loop3.body, label %loop3.end
 loop3.body:
-  %x.same = add i32 %x.phi, 0
-  %x = freeze i32 %x.same
+  %x = add i32 %x.phi, 0
   %v1 = load <4 x float>, ptr %t1, align 4
   %t3 = getelementptr float, ptr %t2, i32 %x
   %v2 = load float, ptr %t3, align 4

@@ -266,9 +266,13 @@ class _Function:
             f"{label}.body:",
         ]
         # Addresses are reduced already. The freeze hides the variable from LLVM's loop strength reduction, which took
-        # a third of the time to compile and made no step faster; it must freeze an addition, not the phi itself.
+        # a third of the time to compile and made no step faster; it must freeze an addition, not the phi itself. For
+        # objects it runs: a Cortex-M4 executes a tenth less, with loads that move their pointers on.
         for v, _, _ in counted:
-            outer.lines += [f"  {v}.same = add {self.int} {v}.phi, 0", f"  {v} = freeze {self.int} {v}.same"]
+            if self.module.rows:
+                outer.lines.append(f"  {v} = add {self.int} {v}.phi, 0")
+            else:
+                outer.lines += [f"  {v}.same = add {self.int} {v}.phi, 0", f"  {v} = freeze {self.int} {v}.same"]
         outer.lines += [*multiplied, *inner.lines]
         outer.lines += [f"  {v}.next = add nsw {self.int} {v}.phi, {step}" for v, _, step in counted]
         outer.lines += [f"  br label %{label}", f"{label}.end:"]

@@ -58,7 +58,8 @@ class SerialContraction(ContractLowering):
         if self.isa.block:
             return 1, MOST_ROWS
         if p.lane in p.a_stride:  # depthwise: as many vectors of a as of sums
-            return 1, max(self.isa.registers // 2 - 1, 1)
+            together = 4 if self.vl == 1 else 1
+            return together, max(self.isa.registers // (2 * together) - 1, 1)
         wide = p.extent[p.rows[-1]] if p.rows else 1
         vectors = choose_tile(wide, 1, -(-p.extent[p.lane] // self.vl), self.isa.registers).vectors
         return vectors, most_rows(vectors, self.isa.registers)

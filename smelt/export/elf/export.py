@@ -27,8 +27,8 @@ from smelt.export.targets import NATIVE, TARGETS, Target, find_target
 from smelt.files import PathLike
 from smelt.nn.module import Module
 
-_NO_OBJECTS = ("avr",)
-"""Processors whose code LLVM's own back end gets wrong too often: C is for them."""
+OBJECTS = tuple(name for name, target in TARGETS.items() if target.isa.pointer_bytes > 2)
+"""Targets that objects are made for; for others there is C."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,14 @@ class ObjectExport:
     plan: MemoryPlan
     _network: Network
     _form: Form
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this machine runs code for the target."""
+        machine = platform.machine().lower()
+        here = {"x86_64": "x86-64", "amd64": "x86-64", "arm64": "aarch64"}.get(machine, machine)
+        wide = self.target != "x86-64" or host().name in ("avx2", "avx512")
+        return self.target == NATIVE or (self.target == here and wide)
 
     def load(self) -> HostNetwork:
         """Link the object into this process; return the network as a function on arrays.
@@ -187,10 +195,9 @@ def export(
 
 
 def _find(name: str) -> Target:
-    if (name != NATIVE and name not in TARGETS) or name in _NO_OBJECTS:
-        known = [t for t in TARGETS if t not in _NO_OBJECTS]
-        why = "objects are not made for it, export it as C; " if name in _NO_OBJECTS else ""
-        raise ExportError(at_user_line(f"object: target {name!r}: {why}expected one of {', '.join(known)}, {NATIVE}"))
+    if name not in (*OBJECTS, NATIVE):
+        why = "objects are not made for it, export it as C; " if name in TARGETS else ""
+        raise ExportError(at_user_line(f"object: target {name!r}: {why}expected one of {', '.join(OBJECTS)}, {NATIVE}"))
     return find_target(name)
 
 
@@ -220,7 +227,9 @@ def _linked(made: ObjectExport) -> Callable[[str], Any]:
     """Return the functions of an object in this process, by name."""
     from smelt.compiler.jit import Library
 
-    _check_runs_here(made.target)
+    if not made.runs_here:
+        target = made.target
+        raise ExportError(at_user_line(f"object: {target}: its code does not run on this machine, expected {NATIVE}"))
     form, net = made._form, made._network
     names = [f"{form.name}_run"]
     names += [f"{form.name}_{e.name}" for e in (*net.inputs, *net.outputs)] if form.ends else []
@@ -234,11 +243,3 @@ def _linked(made: ObjectExport) -> Callable[[str], Any]:
         return made_of
 
     return function
-
-
-def _check_runs_here(target: str) -> None:
-    """Raise an error where code for a target cannot run."""
-    machine = platform.machine().lower()
-    here = {"x86_64": "x86-64", "amd64": "x86-64", "arm64": "aarch64"}.get(machine, machine)
-    if target not in (NATIVE, here) or (target == "x86-64" and host().name not in ("avx2", "avx512")):
-        raise ExportError(at_user_line(f"object: {target}: its code does not run on this machine, expected {NATIVE}"))

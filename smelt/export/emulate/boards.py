@@ -94,6 +94,14 @@ BOARDS: dict[str, Board] = {
     "cortex-m3": _mps2("cortex-m3"),
     "cortex-m4": _mps2("cortex-m4"),
     "cortex-m7": _mps2("cortex-m7"),
+    "cortex-m55": Board(
+        TARGETS["cortex-m55"],
+        "semihosted",
+        *(0x10000000, _MIB // 2, 0x30000000, _MIB // 2),  # as the secure side, where it starts, sees its two memories
+        8,
+        (125, 256),  # the system's counter ticks every 31.25 ns
+        _COUNTED,
+    ),
     "riscv32": Board(
         TARGETS["riscv32"], "semihosted", 0x80000000, 64 * _MIB, 0x84000000, 32 * _MIB, 0, (1, 1), _COUNTED
     ),

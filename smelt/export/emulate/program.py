@@ -79,6 +79,27 @@ static void read_clock(uint32_t *took)
 }
 """
 
+_CORSTONE = """\
+#define TOP(p) __asm__ volatile("mov %0, sp" : "=r"(p))
+#define COUNTER ((volatile uint32_t *)0x58100000)
+
+static void start_clock(uint32_t *took)
+{
+  (void)took;
+  COUNTER[0] = 0;
+  COUNTER[2] = 0;
+  COUNTER[3] = 0;
+  COUNTER[0] = 1;
+}
+
+static void read_clock(uint32_t *took)
+{
+  COUNTER[0] = 0;
+  took[0] = COUNTER[2];
+  took[1] = COUNTER[3];
+}
+"""
+
 _RISCV = """\
 #define TOP(p) __asm__ volatile("mv %0, sp" : "=r"(p))
 
@@ -97,6 +118,8 @@ static void start_clock(uint32_t *took)
   read_clock(took);
 }
 """
+
+_CLOCK = {"riscv32": _RISCV, "cortex-m55": _CORSTONE}
 
 _AVR = """\
 #include <avr/interrupt.h>
@@ -151,7 +174,7 @@ def program(made: Exported, board: Board, samples: list[np.ndarray]) -> str:
     """Return the text; the samples, one array per input with a first axis of runs, are only part of it on an AVR."""
     net, form = made._network, made._form
     avr = board.kind == "avr"
-    system = _AVR if avr else _SEMIHOSTED + (_RISCV if board.target.name == "riscv32" else _ARM)
+    system = _AVR if avr else _SEMIHOSTED + _CLOCK.get(board.target.name, _ARM)
     lines = [f"/* Runs the network of {form.name}.h on samples. */", f'#include "{form.name}.h"', "", system, _STACK]
     given = _given(net, samples) if avr else []
     static = [f"static {form.name}_arena arena;"] if net.serial.arenas and form.arena == "caller" else []
