@@ -265,7 +265,7 @@ def _work(model: Any, specs: list[Any]) -> int:
     with no_grad(), tracer.watching(model):
         result = model(*(Tensor(tracer.input(f"x{i}", spec)) for i, spec in enumerate(specs)))
         graph = tracer.finish([tracer.lift(t) for t in leaves(result)])
-    return graph.macs + sum(math.prod(n.shape) for n in graph.nodes())
+    return graph.macs + sum(math.prod(n.shape) for n in {*graph.inputs, *graph.nodes()})
 
 
 def child(count: int, seed: int, folder: Path) -> None:

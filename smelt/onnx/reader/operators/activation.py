@@ -19,8 +19,32 @@ def _hard_sigmoid(c: Arguments) -> Tensor:
 
 
 def _elu(c: Arguments) -> Tensor:
+    return _exponential(c.tensor(), c.attribute("alpha", 1.0), 1.0)
+
+
+def _exponential(x: Tensor, alpha: float, width: float) -> Tensor:
+    """Return x, or where it is negative ``alpha * (exp(x / width) - 1)``."""
+    return where(x > 0.0, x, ((where(x > 0.0, 0.0, x) / width).exp() - 1.0) * alpha)
+
+
+def _selu(c: Arguments) -> Tensor:
+    alpha = c.attribute("alpha", 1.67326319217681884765625)
+    return _exponential(c.tensor(), alpha, 1.0) * c.attribute("gamma", 1.05070102214813232421875)
+
+
+def _celu(c: Arguments) -> Tensor:
+    alpha = c.attribute("alpha", 1.0)
+    return _exponential(c.tensor(), alpha, alpha)
+
+
+def _thresholded_relu(c: Arguments) -> Tensor:
     x = c.tensor()
-    return where(x > 0.0, x, (where(x > 0.0, 0.0, x).exp() - 1.0) * c.attribute("alpha", 1.0))
+    return where(x > c.attribute("alpha", 1.0), x, 0.0)
+
+
+def _shrink(c: Arguments) -> Tensor:
+    x, bias, edge = c.tensor(), c.attribute("bias", 0.0), c.attribute("lambd", 0.5)
+    return where(x > edge, x - bias, where(x < -edge, x + bias, 0.0))
 
 
 def _prelu(c: Arguments) -> Tensor:
@@ -73,6 +97,12 @@ OPERATORS: dict[str, Entry] = {
     "LeakyRelu": Entry(lambda c: F.leaky_relu(c.tensor(), c.attribute("alpha", 0.01))),
     "PRelu": Entry(_prelu),
     "Elu": Entry(_elu),
+    "Selu": Entry(_selu),
+    "Celu": Entry(_celu),
+    "Mish": Entry(lambda c: c.tensor() * ops.tanh(F.softplus(c.tensor()))),
+    "Softsign": Entry(lambda c: c.tensor() / (ops.abs(c.tensor()) + 1.0)),
+    "ThresholdedRelu": Entry(_thresholded_relu),
+    "Shrink": Entry(_shrink),
     "HardSigmoid": Entry(_hard_sigmoid),
     "HardSwish": Entry(lambda c: F.hardswish(c.tensor())),
     "Gelu": Entry(_gelu),

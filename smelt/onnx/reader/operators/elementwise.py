@@ -81,6 +81,27 @@ def _divide_known(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where((a < 0) != (b < 0), -quotient, quotient).astype(a.dtype)
 
 
+def _remainder(c: Arguments) -> Tensor:
+    a, b = c.tensor(0), c.tensor(1)
+    if a.dtype.kind == "f":
+        left = where(ops.isfinite(b) | (b != b), a - trunc(a / b) * b, a + (a - a))
+    else:
+        left = a - divide(a, b) * b
+    if c.attribute("fmod", 0):
+        return left
+    return where((left != 0) & _xor(left < 0, b < 0), left + b, left)  # of the sign of the divisor
+
+
+def _remainder_known(c: Arguments) -> np.ndarray:
+    if not np.all(c.known(1)):
+        raise Unsupported("a division by zero")
+    return on_arrays(np.fmod if c.attribute("fmod", 0) else np.mod)(c)
+
+
+def _xor(a: Tensor, b: Tensor) -> Tensor:
+    return (a | b) & ~(a & b)
+
+
 def _power(c: Arguments) -> Tensor:
     x, y = c.tensor(0), c.tensor(1)
     if not isinstance(c.value(1), Tensor) and y.size == 1 and float(y.numpy().reshape(())) == 2.0 and x.ndim >= y.ndim:
@@ -139,6 +160,7 @@ OPERATORS: dict[str, Entry] = {
     "Sub": Entry(_two(operator.sub), on_arrays(np.subtract)),
     "Mul": Entry(_two(operator.mul), on_arrays(np.multiply)),
     "Div": Entry(_two(divide), on_arrays(_divide_known)),
+    "Mod": Entry(_remainder, _remainder_known),
     "Pow": Entry(_power, fixed=frozenset({1})),
     "Max": Entry(_fold(maximum), on_arrays(np.maximum)),
     "Min": Entry(_fold(minimum), on_arrays(np.minimum)),
@@ -169,6 +191,7 @@ OPERATORS: dict[str, Entry] = {
     "GreaterOrEqual": Entry(_two(operator.ge), on_arrays(np.greater_equal)),
     "And": Entry(_two(operator.and_), on_arrays(np.logical_and)),
     "Or": Entry(_two(operator.or_), on_arrays(np.logical_or)),
+    "Xor": Entry(_two(_xor), on_arrays(np.logical_xor)),
     "Not": Entry(_one(operator.invert), on_arrays(np.logical_not)),
     "IsNaN": Entry(_one(lambda x: x != x)),
     "IsInf": Entry(_isinf),

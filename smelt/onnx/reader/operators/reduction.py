@@ -108,6 +108,7 @@ OPERATORS: dict[str, Entry] = {
     "ReduceL1": _reduce(_sum, ops.abs),
     "ReduceL2": _reduce(lambda x, axes, keep: _sum(x * x, axes, keep).sqrt()),
     "ReduceSumSquare": _reduce(_sum, _square),
+    "ReduceLogSum": _reduce(lambda x, axes, keep: _sum(x, axes, keep).log()),
     "ReduceLogSumExp": _reduce(_log_sum_exp),
     "ReduceProd": Entry(_reduce(_product).run, _prod_known),
     "ArgMax": Entry(_position(1)),
