@@ -372,6 +372,10 @@ class Builder:
         imm = (name, slot, python, tuple(inputs), tuple(outputs))
         self._stack[-1].append(Instr("call", None, (), imm))
 
+    def prefetch(self, buffer: Buffer, index: AnyIndex) -> None:
+        """Ask for what lies at an index, which may be outside, to come to the second-level cache."""
+        self._stack[-1].append(Instr("prefetch", None, (), (buffer, as_index(index))))
+
     # --- structure ---------------------------------------------------------------------------------------------
 
     def fresh(self, name: str) -> str:
@@ -453,6 +457,8 @@ def _format(body: list[Stmt], pad: str) -> Iterator[str]:
             yield from _format(s.body, pad + "  ")
             if s.carried:
                 yield f"{pad}  next {', '.join(str(n) for _, _, n in s.carried)}"
+        elif s.op == "prefetch":
+            yield f"{pad}prefetch {s.imm[0].name}[{s.imm[1]}]"
         elif s.op == "store":
             buffer, index, step = s.imm
             yield f"{pad}{buffer.name}[{index}{_step(s.args[0].lanes, step)}] = {s.args[0]}"

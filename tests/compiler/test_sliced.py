@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import smelt
-from smelt import nn
+from smelt import nn, optim
 from smelt.compiler import program
 from smelt.tensor import Tensor
 
@@ -57,4 +57,27 @@ def test_there_are_as_many_slices_as_are_small_beside_the_operands(name: str, sl
     step(np.zeros((40, 16, 20, 20), np.float32))
     lowered = program.lower(step.graph, dict.fromkeys(step.graph.states), ISAS["znver4"])
     sliced = next(k for k in lowered.kernels if "conv2d_weight_grad" in k.name and k.name.endswith("slices"))
+    assert "prefetch" in str(sliced), "the next sample is asked for"
     assert any(f"each of {slices} fixed slices" in text for _, text in sliced.choices)
+
+
+@pytest.mark.parametrize(("width", "asked"), [(1024, 3), (64, 0)])
+def test_large_state_is_asked_for_before_the_sums_that_change_it(width: int, asked: int) -> None:
+    """The weight and two moments, where they are too large to be in a cache."""
+    layer = nn.Linear(512, width)
+    optimizer = optim.Adam(layer.parameters())
+
+    def step(x: Tensor) -> Tensor:
+        loss = (layer(x) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    compiled = smelt.compile(step)
+    compiled(np.zeros((8, 512), np.float32))
+    lowered = program.lower(compiled.graph, dict.fromkeys(compiled.graph.states), ISAS["znver4"])
+    kernel = next(k for k in lowered.kernels if "matmul" in k.note and "sqrt" in k.note)
+    before, _ = str(kernel).split("fma", 1)
+    lines = [line.split()[1].split("[")[0] for line in before.splitlines() if "prefetch" in line]
+    assert len(set(lines)) == asked
+    assert len(lines) >= asked * 8

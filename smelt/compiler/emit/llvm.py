@@ -315,6 +315,10 @@ class _Function:
         if s.op == "store":
             self._store(s)
             return
+        if s.op == "prefetch":
+            self.module.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+            self._line(f"call void @llvm.prefetch.p0(ptr {self.address(*s.imm)}, i32 0, i32 2, i32 1)")
+            return
         if s.op == "call":
             emit_call(self, *s.imm[1:])
             return

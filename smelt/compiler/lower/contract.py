@@ -16,6 +16,7 @@ from functools import partial
 
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import ITEMSIZE, Builder, Index, Kernel, Range, Sweep, Value, var
+from smelt.compiler.lower.ahead import ask_for_what_follows
 from smelt.compiler.lower.evaluate import Evaluator, Point, accesses, pieces, pixel
 from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
 from smelt.compiler.lower.parts import Part, describe
@@ -382,7 +383,7 @@ class ContractLowering:
         """Loop over units."""
         ragged = [r for r in [*p.outer, *p.rows] if r in p.batch]
         with self.b.loop("unit", low, high) as unit:
-            at: dict[str, Index] = {}
+            at: dict[str, Index] = {"unit": unit}
             for name, count in reversed(axes):
                 above = self.b.let("above", "muldiv", unit, 1, count) if count > 1 else unit
                 at[name] = unit + above * -count if count > 1 else Index()
@@ -427,6 +428,9 @@ class ContractLowering:
     def _tile(self, p: Part, at: dict[str, Index], rows: Steps, widths: Widths) -> None:
         """Emit one tile: accumulate over the ks, then what follows, then the stores."""
         if not p.window:
+            each = itertools.product(rows, widths)
+            points = (Point(_at(p.out, at, r, p.lane, off), p.lane_axis if w > 1 else None, w) for r, (off, w) in each)
+            ask_for_what_follows(self.b, self.plan, self.group, points)
             self._finish(p, at, rows, widths, accumulate(self.b, p, at, rows, widths))
             return
         window = itertools.product(*([(name, i) for i in range(size)] for name, size in p.window))

@@ -9,16 +9,25 @@ tile whose windows hold it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from smelt.compiler.loops import Buffer, Builder, Index, Value
 from smelt.compiler.lower.parts import Part
 
 UNROLL = 192  # multiply-adds in one straight run of code; half as many products of pairs, whose loads LLVM moves ahead
+Ahead = Callable[[Index], None]  # asks for memory at each round of the outermost loop of the ks
 Steps = list[list[tuple[str, int]]]  # rows of a tile, each as steps along axes
 Widths = list[tuple[int, int]]  # (first lane, lanes) of a tile's vectors
 
 
 def accumulate(
-    b: Builder, p: Part, at: dict[str, Index], rows: Steps, widths: Widths, first: list[Value] | None = None
+    b: Builder,
+    p: Part,
+    at: dict[str, Index],
+    rows: Steps,
+    widths: Widths,
+    first: list[Value] | None = None,
+    ahead: Ahead | None = None,
 ) -> list[Value]:
     """Return the sums of a tile that starts ``at`` the given indices, row by row, starting from ``first`` or 0."""
     start_a, start_b = Index(p.a.offset + p.a_first), Index(p.b.offset + p.b_first)
@@ -100,6 +109,8 @@ def accumulate(
         if name == p.pair and name in p.batch:
             stop = b.let("pairs", "muldiv", stop + 1, 1, 2)
         with b.carry(name, 0, stop, acc) as (k, values):
+            if ahead is not None and rest is loops:
+                ahead(k)
             values[:] = looped(more, list(values), ia + k * p.a_stride.get(name, 0), ib + k * p.b_stride.get(name, 0))
         return values
 

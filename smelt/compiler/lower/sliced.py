@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import Builder, Index, Kernel, Range, Value, var
+from smelt.compiler.lower.ahead import ask_for_next_sample
 from smelt.compiler.lower.contract import ContractLowering, OnTile
 from smelt.compiler.lower.evaluate import Evaluator
 from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
@@ -59,7 +61,9 @@ class SlicedLowering(ContractLowering):
     def _sum_slices(self, p: Part, tile: Tile, slices: int, sums: Sums) -> Range:
         """Sum every slice of the samples. A unit is a tile of a slice, so that threads can also share a slice."""
         self.b.choose("shared", f"tiles of the result, for each of {slices} fixed slices of the samples")
-        self.b.choose("memory", "sums wait in the arena while one sample is finished for all tiles")
+        self.b.choose(
+            "memory", "sums wait in the arena while one sample is finished for all tiles, and the next asked for"
+        )
         self._say_tile(p, tile)
         axes = self._unit_axes(p, tile)
         tiles = math.prod(count for _, count in axes)
@@ -83,7 +87,9 @@ class SlicedLowering(ContractLowering):
                 part = replace(p, ks=rest)
 
                 def add(at: dict[str, Index], rows: Steps, widths: Widths) -> None:
-                    values = accumulate(self.b, part, {**at, sample: i}, rows, widths, sums.load(at, rows, widths))
+                    before = sums.load(at, rows, widths)
+                    ahead = partial(ask_for_next_sample, self.b, p, tiles, at["unit"], i)
+                    values = accumulate(self.b, part, {**at, sample: i}, rows, widths, before, ahead)
                     sums.save(at, rows, widths, values)
 
                 each(add)
