@@ -18,6 +18,7 @@ import smelt
 from smelt.cli.build import build_model
 from smelt.cli.main import main
 from smelt.cli.recipe import Recipe, check
+from smelt.measure import machine, roofline
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -100,6 +101,32 @@ def test_the_readme_shows_what_the_demo_prints(
     assert [line for line in expected if line != "..."] == printed
     test = json.loads(Path("runs/digits/history.json").read_text())["test"]
     assert test["accuracy"] >= 0.97
+
+
+def test_the_page_about_instruments_shows_what_they_print(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Summaries to the letter; of what depends on the machine, the lines without figures and the first one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(roofline, "peak_flops", lambda threads, paired=False: 1e11)
+    monkeypatch.setattr(roofline, "bandwidth", lambda threads, last: 1e10)
+    monkeypatch.setattr(roofline, "cache_bandwidth", lambda threads, size: 1e11)
+    monkeypatch.setattr(machine, "matmul_flops", lambda: 1e11)
+    text = (ROOT / "docs" / "instruments.md").read_text("utf-8")
+    found = re.findall(r"```\n\$ smelt ([^\n]*)\n(.*?)```", text, re.DOTALL)
+    assert [command.split()[0] for command, _ in found] == ["summary", "profile", "explain", "doctor"]
+    for command, shown in found:
+        roofline.measured_ceilings.cache_clear()
+        assert main(command.split()) == 0
+        printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+        lines = [" ".join(line.split()) for line in shown.strip().splitlines()]
+        if command.startswith("summary"):
+            assert printed == lines
+        assert masked(printed[0]) == masked(lines[0])
+        heads = {x for x in lines if not re.search(r"\d|^processor", x)} - {"...", "where threads wait"}
+        assert heads <= set(printed)
+    roofline.measured_ceilings.cache_clear()
+    assert {p.name for p in tmp_path.iterdir()} == {"step.json", "stacks.txt", "roofline.png"}
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.py")), ids=lambda p: p.name)

@@ -43,9 +43,9 @@ def draw(profile: Profile, path: str | os.PathLike[str]) -> None:
     low, high = _limits([k.flops / k.bytes for k in points.values()], ceilings)
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(top / _DEPTH, 2.2 * top))
     for k in reversed(points.values()):
-        area = 30 + 1500 * k.share
-        axes.scatter(k.flops / k.bytes, k.gflops, area, _COLORS[k.bound], alpha=0.6, linewidths=0.6, edgecolors="white")
-    _number(axes, {i: k for i, k in points.items() if i <= _LISTED})
+        axes.scatter(
+            k.flops / k.bytes, k.gflops, _area(k), _COLORS[k.bound], alpha=0.6, linewidths=0.6, edgecolors="white"
+        )
     axes.set(xlabel="operations per byte", ylabel="GFLOP/s")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_formatter("{x:g}")
@@ -55,7 +55,8 @@ def draw(profile: Profile, path: str | os.PathLike[str]) -> None:
     marks = [Line2D([], [], marker="o", linestyle="", color=c, label=f"{b} bound") for b, c in _COLORS.items()]
     axes.legend(handles=marks, loc="lower right", frameon=False)
     _list(side, shown)
-    figure.draw_without_rendering()  # the layout is needed for the slopes' angle
+    figure.draw_without_rendering()  # the layout is needed for the slopes' angle and the numbers' places
+    _number(axes, {i: k for i, k in points.items() if i <= _LISTED})
     for level in ceilings.levels:
         _roof(axes, level, ceilings, low, high)
     figure.savefig(path, dpi=120)
@@ -81,19 +82,23 @@ def _roof(axes: Any, level: Level, ceilings: Ceilings, low: float, high: float) 
         axes.annotate(f"{top:.0f} GFLOP/s", (high / 1.15, top), ha="right", **text)
 
 
+def _area(k: KernelTime) -> float:
+    """Return the area of a kernel's circle, in square points: the share of the step."""
+    return 30 + 1500 * k.share
+
+
 def _number(axes: Any, points: dict[int, KernelTime]) -> None:
-    """Write the kernels' numbers above or below their circles, where there is room."""
+    """Write the kernels' numbers beside their circles, where there is room."""
+    scale = 72 / axes.figure.dpi
     taken: list[tuple[float, float]] = []
-
-    def free(x: float, y: float) -> bool:
-        return all(abs(math.log(x / a)) > 0.17 or abs(math.log(y / b)) > 0.22 for a, b in taken)
-
     for i, k in points.items():
-        x = k.flops / k.bytes
-        places = [k.gflops * 1.25 ** (sign * step) for step in range(1, 12) for sign in (1.2, -1.2)]
-        y = next((p for p in places if free(x, p)), places[0])
-        taken.append((x, y))
-        axes.annotate(str(i), (x, y), ha="center", va="center", fontsize=7.5, color=_COLORS[k.bound])
+        at = axes.transData.transform((k.flops / k.bytes, k.gflops)) * scale
+        away = math.sqrt(_area(k)) / 2 + 5
+        turns = [(away * math.cos(t), away * math.sin(t)) for t in (0, math.pi, math.pi / 2, -math.pi / 2, 0.8, -0.8)]
+        offset = next((o for o in turns if all(math.dist(at + o, other) > 9 for other in taken)), turns[0])
+        taken.append(tuple(at + offset))
+        text = {"ha": "center", "va": "center", "fontsize": 7.5, "color": _COLORS[k.bound]}
+        axes.annotate(str(i), (k.flops / k.bytes, k.gflops), offset, textcoords="offset points", **text)
 
 
 def _list(side: Any, kernels: Sequence[KernelTime]) -> None:
