@@ -62,14 +62,20 @@ def export_model(
         raise RecipeError("--data: its samples are recorded, expected --self-test, how many of them")
     else:
         network, sizes = find_model(model, shape, options)
+        if shape is not None and isinstance(network, OnnxModel) and len(network.inputs) > 1:
+            raise RecipeError(
+                f"--input {shape}: '{model}' has {len(network.inputs)} inputs, expected their shapes in it"
+            )
         _batch(network, chosen, form.options)
         words = ""
     with _installed(), _fitting(model, sizes):
-        written = form.write(network, sizes, path, title, **chosen)
+        written = form.write(network, _inputs(network, sizes), path, title, **chosen)
     files = {str(p): p.stat().st_size for p in written.files}
     output.result({"model": model, "to": to, "files": files, "data": words or None, **written.figures})
     recorded = f"; recorded: {words}" if words else ""
-    output.say(f"{model} as {to}, for samples of {_times(sizes)}{recorded}")
+    given_shapes = _inputs(network, sizes)
+    shown = map(_times, given_shapes.values()) if isinstance(given_shapes, dict) else [_times(sizes)]
+    output.say(f"{model} as {to}, for samples of {' and '.join(shown)}{recorded}")
     for name, size in files.items():
         output.say(f"{name}: {size:,} bytes")
     _say_figures(output, written.figures)
@@ -106,7 +112,7 @@ def validate_model(
     x = _whole(x, batch or 1)
     words = f"{len(x)} samples of {source}"
     with tempfile.TemporaryDirectory() as folder, _installed(), _fitting(model, sizes):
-        built = form.build(network, sizes, Path(folder), **chosen)
+        built = form.build(network, _inputs(network, sizes), Path(folder), **chosen)
         found = compare(network, built.run, x, labels, batch or 64)
     result = {"model": model, "form": form_name, "runner": built.runner, "data": words, **found.to_dict()}
     output.result({**result, **built.figures})
@@ -154,6 +160,13 @@ def _meant(given: dict[str, Any], options: tuple[str, ...], words: str) -> dict[
     return chosen
 
 
+def _inputs(network: Module, sizes: tuple[int, ...]) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+    """Return the shape of a sample; of the network of an ONNX file by the names of its inputs."""
+    if not isinstance(network, OnnxModel):
+        return sizes
+    return {network.inputs[0]: sizes} if len(network.inputs) == 1 else network.input_shapes
+
+
 def _batch(network: Module, chosen: dict[str, Any], options: tuple[str, ...]) -> int | None:
     """Return the batch size that is asked for, or that an ONNX file is tied to; it becomes one of the options."""
     tied: int | None = network.batch if isinstance(network, OnnxModel) else None
@@ -190,6 +203,8 @@ def _subject(
     x, labels, words = _samples(model, data, count)
     given = shape if shape or x is None else ",".join(map(str, x.shape[1:]))
     network, sizes = find_model(model, given, options)
+    if isinstance(network, OnnxModel) and len(network.inputs) != 1:
+        raise RecipeError(f"'{model}': it has {len(network.inputs)} inputs, expected one that samples are given to")
     if x is None:
         x = np.random.default_rng(0).normal(size=(count, *sizes)).astype(np.float32)
     elif x.shape[1:] != sizes:

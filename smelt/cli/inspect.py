@@ -65,7 +65,7 @@ def load_model(path: Path) -> tuple[smelt.nn.Module, tuple[int, ...]]:
         network = smelt.onnx.load(path)
     except ImportError as error:
         raise RecipeError(f"'{path}': {without_user_line(str(error))}") from None
-    return network, network.sample_shape
+    return network, next(iter(network.input_shapes.values()), ())
 
 
 def show(counted: Summary, output: Output) -> None:

@@ -104,6 +104,21 @@ def test_a_file_tied_to_its_batch_size_is_run_with_that(smelt_command: Smelt) ->
     assert "1 samples: expected at least 2" in smelt_command("validate", "tied.onnx", "--as", "c", "--samples", 1).error
 
 
+def test_a_file_with_several_inputs_keeps_their_names(smelt_command: Smelt) -> None:
+    ends = [helper.make_tensor_value_info(name, 1, ["n", 3]) for name in ("left", "right", "sum")]
+    nodes = [helper.make_node("Add", ["left", "right"], ["sum"], "add")]
+    graph = helper.make_graph(nodes, "g", ends[:2], ends[2:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), "two.onnx")
+    done = smelt_command("export", "two.onnx", "--to", "onnx", "--out", "again.onnx")
+    assert done.out.startswith("two.onnx as onnx, for samples of 3 and 3\n")
+    again = onnx.load("again.onnx").graph
+    assert [v.name for v in (*again.input, *again.output)] == ["left", "right", "sum"]
+    assert smelt_command("export", "two.onnx", "--to", "c").status == 0
+    assert "x1 (right): float[TWO_X1_SIZE]" in Path("two.h").read_text()
+    assert "it has 2 inputs" in smelt_command("validate", "two.onnx", "--as", "c").error
+    assert "expected their shapes in it" in smelt_command("export", "two.onnx", "--to", "c", "--input", "3").error
+
+
 @compiled
 def test_several_samples_at_once(smelt_command: Smelt, model: Path) -> None:
     for form in FORMS:

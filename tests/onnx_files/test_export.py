@@ -175,6 +175,16 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
         smelt.export.onnx(model, tmp_path / "none" / "x.onnx", (3,))
 
 
+def test_names_of_inputs_that_are_taken() -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    graph = onnx.load_from_string(to_bytes(model, {"output": (3,)})).graph
+    assert [v.name for v in (*graph.input, *graph.output)] == ["output", "output_2"]
+    assert onnx.load_from_string(to_bytes(model, {"0": (3,)})).graph.node[0].input[0] == "0"
+    for name in ("0.weight", ""):
+        with pytest.raises(ExportError, match=f"input '{name}': expected a name that no weight has"):
+            to_bytes(model, {name: (3,)})
+
+
 def test_names_that_mean_something_elsewhere_stay_names() -> None:
     class Hostile(nn.Module):
         def __init__(self) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 from smelt.export.agreement import Run
 
-Shape = tuple[int, ...]
+Shape = tuple[int, ...] | dict[str, tuple[int, ...]]
+"""Of one sample; of the network of an ONNX file by the names of its inputs."""
 
 
 @dataclass(frozen=True)

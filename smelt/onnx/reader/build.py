@@ -50,10 +50,9 @@ def build(source: Source) -> OnnxModel:
     specs = builder.trace()
     batch = builder.tied_batch(specs)
     names = use_layers(builder.steps, builder.names, specs, source.outputs)
-    declared = (source.shapes[0] or ())[1:] if source.shapes else ()
-    sample = tuple(d for d in declared if d is not None)
-    known = sample if len(sample) == len(declared) else ()
-    model = OnnxModel(builder.steps, source.inputs, source.outputs, names, known, batch)
+    shapes = {name: (shape or ())[1:] for name, shape in zip(source.inputs, source.shapes, strict=True)}
+    known = {name: tuple(d for d in shape if d is not None) for name, shape in shapes.items()}
+    model = OnnxModel(builder.steps, source.inputs, source.outputs, names, known if known == shapes else {}, batch)
     model.eval()
     return model
 

@@ -127,8 +127,8 @@ class OnnxModel(Module):
     ----------
     inputs, outputs : list of str
         Names in the file, in order.
-    sample_shape : tuple of int
-        Shape of one sample of the first input; empty where the file does not say it.
+    input_shapes : dict of str to tuple of int
+        Shape of one sample of each input, by name; empty where the file does not say all.
     batch : int or None
         The batch size that the file declares, where its operations work for no other; None where it is free.
     """
@@ -139,10 +139,11 @@ class OnnxModel(Module):
         inputs: list[str],
         outputs: list[str],
         names: dict[str, str],
-        sample_shape: tuple[int, ...] = (),
+        input_shapes: dict[str, tuple[int, ...]] | None = None,
         batch: int | None = None,
     ) -> None:
-        self.inputs, self.outputs, self.sample_shape, self.batch = inputs, outputs, sample_shape, batch
+        self.inputs, self.outputs, self.batch = inputs, outputs, batch
+        self.input_shapes = input_shapes or {}
         self._steps, self._names = steps, names
         self._forget()
 

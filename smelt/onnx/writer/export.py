@@ -20,6 +20,7 @@ from smelt.nn.calls import Call, CallTracer, leaves
 from smelt.nn.module import Module
 from smelt.onnx.names import Names
 from smelt.onnx.package import require_onnx
+from smelt.onnx.reader.model import OnnxModel
 from smelt.ops.primitive import Rows, Spec
 from smelt.precision import autocast
 from smelt.tensor import Tensor
@@ -113,7 +114,10 @@ def to_bytes(
         changed = next(iter(graph.updates)).name
         raise ExportError(at_user_line(f"onnx: the model changes {changed} when it runs, which a file cannot"))
     _check_size(proto)
-    onnx.checker.check_model(proto, full_check=True)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
+        raise ExportError(at_user_line(f"onnx: onnx.checker refuses the file: {' '.join(str(e).split())}")) from None
     return bytes(proto.SerializeToString(deterministic=True))
 
 
@@ -144,7 +148,13 @@ def _write(model: Module, tracer: CallTracer, graph: Graph, names: list[str], op
     from smelt.onnx.writer.emitter import Emitter, value_info
 
     tensors = _weight_names(model, tracer)
-    results = ["output"] if len(graph.outputs) == 1 else [f"output{i}" for i in range(len(graph.outputs))]
+    for name in names:
+        if not isinstance(name, str) or not name or name in tensors.values():
+            raise ExportError(at_user_line(f"onnx: input {name!r}: expected a name that no weight has"))
+    count = len(graph.outputs)
+    wishes = ["output"] if count == 1 else [f"output{i}" for i in range(count)]
+    taken = Names((*names, *tensors.values()))
+    results = [taken.unique(wish) for wish in (model.outputs if isinstance(model, OnnxModel) else wishes)]
     e = Emitter(graph.inputs, names, [*tensors.values(), *results])
     _emit(e, tracer, graph, tensors)
     e.outputs(graph.outputs, results)
