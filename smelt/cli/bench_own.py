@@ -54,7 +54,7 @@ def time_first_calls(models: str | None, batch: int | None, rounds: int, as_json
 
 
 def show_exported(models: str | None, rounds: int, as_json: bool) -> None:
-    """Print how long networks take as exported C, compiled by Smelt, and as naive loops in C."""
+    """Print how long networks take as objects, exported C, compiled by Smelt, and as naive loops in C."""
     output = Output(as_json)
     machine, before = inspect_machine(measure=False), load()
     output.say(f"{described(machine)}, load {before:.2f} before")

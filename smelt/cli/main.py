@@ -340,7 +340,7 @@ def bench_scale(**options: Any) -> None:
 @click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Turns of each.")
 @_json
 def bench_c(**options: Any) -> None:
-    """Time exported C against the compiled model and against naive loops; needs a C compiler."""
+    """Time exported C and objects against the compiled model and naive loops; needs a C compiler."""
     from smelt.cli.bench_own import show_exported
 
     show_exported(**options)

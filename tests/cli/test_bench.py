@@ -138,7 +138,7 @@ def test_exported_c_beside_the_compiled_model_and_naive_loops(smelt_command: Sme
     value = json.loads(done.out)
     (comparison,) = value["comparisons"]
     assert (value["command"], comparison["network"], comparison["skipped"]) == ("c", "lenet5", [])
-    assert {r["library"] for r in comparison["results"]} == {"smelt", "c", "naive c"}
+    assert {r["library"] for r in comparison["results"]} == {"smelt", "object", "c", "naive c"}
 
 
 def test_what_threads_and_larger_batches_gain(smelt_command: Smelt, monkeypatch: pytest.MonkeyPatch) -> None:

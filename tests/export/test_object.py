@@ -243,3 +243,14 @@ def test_the_text_of_a_small_object(golden: Callable[[str, str], None]) -> None:
         t._value = np.linspace(-1, 1, t.size, dtype=np.float32).reshape(t.shape)
     net = network(model, (1, 3, 3), 1, "float32", True, ObjectUnit(TARGETS["cortex-m55"].isa))
     golden("object_small.ll", module_text(net, Form("small", "static", True)))
+
+
+def test_an_llvm_without_the_processor_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import llvmlite.binding as llvm
+
+    def missing(triple: str) -> object:
+        raise RuntimeError(f"No available targets are compatible with triple {triple!r}")
+
+    monkeypatch.setattr(llvm.Target, "from_triple", missing)
+    with pytest.raises(ExportError, match=r"object: riscv32: the LLVM \d+\S* of llvmlite was built without it"):
+        smelt.export.object(nn.Linear(3, 2), None, (3,), target="riscv32")

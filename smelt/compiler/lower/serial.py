@@ -185,7 +185,8 @@ class SerialContraction(ContractLowering):
         straight = len(acc)
         for axis in ks:
             straight *= p.extent[axis] * self.grain.get(axis, 1)
-        if straight <= STRAIGHT and not bounds.keys() & set(ks):
+        soft = "fma" in self.isa.lacks  # what is done by a call takes the time it takes: code is kept short
+        if straight <= (0 if soft else STRAIGHT) and not bounds.keys() & set(ks):
             for i in range(high.const):
                 acc = at(acc, i)
             return acc
@@ -193,7 +194,7 @@ class SerialContraction(ContractLowering):
             with self.b.carry(name, low, high, acc) as (k, values):
                 values[:] = at(list(values), k)
             return values
-        most = max(ROUND // len(acc), 4)
+        most = 1 if soft else max(ROUND // len(acc), 4)
         if name in bounds:
             together, rest_of_it = _divisor(grain, most), 0
         else:

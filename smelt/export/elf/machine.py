@@ -18,7 +18,7 @@ def _machine(target: Target) -> Any:
         found = llvm.Target.from_triple(isa.triple)
     except RuntimeError as e:
         raise ExportError(
-            at_user_line(f"object: {target.name}: the LLVM of llvmlite {llvm_version()} was built without it: {e}")
+            at_user_line(f"object: {target.name}: the LLVM {llvm_version()} of llvmlite was built without it: {e}")
         ) from None
     return found.create_target_machine(
         cpu=isa.cpu,

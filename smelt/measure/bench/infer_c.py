@@ -1,4 +1,4 @@
-"""Inference of a network of the zoo as compiled C: a job in; the exported network, or naive loops, per compiler out."""
+"""Inference of a network of the zoo, exported: a job in; compiled C, naive loops of C, or an object out."""
 
 from __future__ import annotations
 
@@ -23,41 +23,45 @@ from smelt.ops import Spec
 from smelt.tensor import Tensor
 
 FLAGS = ("-O3", "-march=native")
+Forms = dict[str, tuple[Callable[[], object], np.ndarray]]  # what runs each, and where its outputs are
 
 
 def prepare(job: Job) -> Ready:
-    """Build the network with every compiler there is; a call runs it on an array that stays."""
+    """Build the network, C with every compiler there is; a call runs it on an array that stays."""
     network = make(job.network)
     network.model.eval()
     (x, _), *_ = network.batches(job.batch, 1)
     compilers = [name for name in ("gcc", "clang") if shutil.which(name)] or ["cc"]
-    make_form = _naive if job.library == "naive c" else _exported
-    forms = make_form(network, x, compilers)
+    forms = _FORMS[job.library](network, x, compilers)
     for run, _ in forms.values():
         run()
     (_, outputs), *_ = forms.values()
     return Ready({name: timed(lambda i, run=run: run()) for name, (run, _) in forms.items()}, outputs)  # type: ignore[misc]
 
 
-def _exported(
-    network: Network, x: np.ndarray, compilers: list[str]
-) -> dict[str, tuple[Callable[[], object], np.ndarray]]:
+def _object(network: Network, x: np.ndarray, compilers: list[str]) -> Forms:
+    made = smelt.export.object(network.model, None, network.shape, batch=len(x), target="native")
+    run, (y,) = made.load().bind(x)
+    return {"object": (run, y)}
+
+
+def _exported(network: Network, x: np.ndarray, compilers: list[str]) -> Forms:
     made = smelt.export.c(network.model, None, network.shape, batch=len(x))
-    out: dict[str, tuple[Callable[[], object], np.ndarray]] = {}
+    out: Forms = {}
     for name in compilers:
         run, (y,) = made.load(FLAGS, name).bind(x)
         out[" ".join((name, *FLAGS))] = run, y
     return out
 
 
-def _naive(network: Network, x: np.ndarray, compilers: list[str]) -> dict[str, tuple[Callable[[], object], np.ndarray]]:
+def _naive(network: Network, x: np.ndarray, compilers: list[str]) -> Forms:
     tracer = Tracer(network.name)
     with no_grad(), tracer:
         (result,) = [network.model(Tensor(tracer.input("x", Spec(x.shape, x.dtype))))]
         graph = tracer.finish([tracer.lift(result)])
     frozen = freeze(graph)
     text = naive_source(frozen.graph, frozen.evaluate([t.numpy() for t, _ in tracer.state.values()]))
-    out: dict[str, tuple[Callable[[], object], np.ndarray]] = {}
+    out: Forms = {}
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "naive.c")
         with open(path, "w") as file:
@@ -70,3 +74,10 @@ def _naive(network: Network, x: np.ndarray, compilers: list[str]) -> dict[str, t
             addresses = [a.ctypes.data_as(ctypes.c_void_p) for a in (x, y)]
             out[" ".join((name, *FLAGS))] = lambda run=run, addresses=addresses: run(*addresses), y  # type: ignore[misc]
     return out
+
+
+_FORMS: dict[str, Callable[[Network, np.ndarray, list[str]], Forms]] = {
+    "object": _object,
+    "c": _exported,
+    "naive c": _naive,
+}

@@ -156,7 +156,7 @@ def timeline(network: str, batch: int, threads: int, rounds: int) -> Comparison:
 
 
 def exported(network: str, rounds: int) -> Comparison:
-    """Compare a network as exported C with itself compiled and with naive loops in C: one sample, one thread.
+    """Compare a network as an object and as C with itself compiled and with naive loops in C: one sample, one thread.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def exported(network: str, rounds: int) -> Comparison:
     rounds : int
         How often all take their turn.
     """
-    return compare([Job("infer", library, network, 1, 1) for library in (OURS, "c", "naive c")], rounds)
+    return compare([Job("infer", library, network, 1, 1) for library in (OURS, "object", "c", "naive c")], rounds)
 
 
 def default_work(command: str, networks: Sequence[str], batch: int | None) -> list[tuple[str, int]]:

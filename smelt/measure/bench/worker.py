@@ -33,6 +33,7 @@ MODULES = {
     ("infer", "litert"): "smelt.measure.bench.infer_litert",
     ("infer", "c"): "smelt.measure.bench.infer_c",
     ("infer", "naive c"): "smelt.measure.bench.infer_c",
+    ("infer", "object"): "smelt.measure.bench.infer_c",
     ("timeline", "smelt"): "smelt.measure.bench.stages",
 }
 """Where the function ``prepare`` of each command and library is."""
