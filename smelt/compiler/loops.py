@@ -213,15 +213,15 @@ class Range:
 class Sweep:
     """How a kernel's units walk down one image: every ``units`` of them make the next ``pixels`` of its ``total``.
 
-    ``width`` is that of a line of results. To make line ``i``, it must find ``i * stride + reach`` lines of a buffer
-    in ``reads``, (stride, reach), written.
+    ``width`` is that of a line of results. To make line ``i``, it reads lines ``i * stride + first`` to
+    ``i * stride + reach``, exclusive, of a buffer in ``reads``: (stride, first, reach).
     """
 
     total: int
     width: int
     pixels: int
     units: int
-    reads: dict[Buffer, tuple[int, int]]
+    reads: dict[Buffer, tuple[int, int, int]]
 
     @property
     def steps(self) -> int:

@@ -23,7 +23,7 @@ from smelt.compiler.lower.map import lower_fill, lower_map
 from smelt.compiler.lower.reduce import lower_reduce
 from smelt.compiler.lower.serial import lower_serial_contract
 from smelt.compiler.lower.sliced import lower_contract
-from smelt.compiler.passes.bands import runs
+from smelt.compiler.passes.bands import runs, takes_turns
 from smelt.compiler.passes.clip import clip_padding
 from smelt.compiler.passes.fuse import Group, fuse
 from smelt.compiler.passes.memory import format_memory, plan_memory
@@ -118,16 +118,17 @@ def lower(
 
     ``state_strides`` says how states lie that are bound already, and has None for others. Without it, they all belong
     to the program, which may lay them out in any way. When threads work ``apart``, each on samples and in an arena of
-    its own, kernels simply follow one another, or share a phase and take turns on a large image. Borders of zeros are
-    ``zeroed`` once, before the first run, or else in every run: only equal ones then share a place. Without ``fused``,
-    there is a kernel for each operation.
+    its own, kernels simply follow one another. Kernels that take turns on one large image share a phase. Borders of
+    zeros are ``zeroed`` once, before the first run, or else in every run: only equal ones then share a place. Without
+    ``fused``, there is a kernel for each operation.
     """
     made = kernels_of(graph, state_strides, isa, zeroed, fused)
     phases = schedule(made.all())
     if apart:
-        kernels = [k for phase in phases for k in phase]
-        phases = runs(kernels) if _capacity(graph.inputs) == 1 else [[k] for k in kernels]
-        for kernel in (k for phase in phases if len(phase) > 1 for k in phase):
+        phases = [[k] for phase in phases for k in phase]
+    if not graph.updates and _capacity(graph.inputs) == 1:
+        phases = runs(phases)
+        for kernel in (k for phase in phases if takes_turns(phase) for k in phase):
             kernel.choices += (
                 ("memory", "taken in turns with the others of their phase, a few lines of an image each"),
             )

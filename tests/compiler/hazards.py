@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from smelt.compiler.loops import ITEMSIZE, Buffer, If, Index, Instr, Kernel, Let, Loop, Range, Stmt
-from smelt.compiler.passes.bands import turns
+from smelt.compiler.passes.bands import Units, takes_turns, turns
 from smelt.compiler.program import Lowered
 
 Mask = np.ndarray
@@ -147,8 +147,8 @@ def find_hazards(lowered: Lowered, rows: int, threads: int, capacity: int = 0) -
     borders = zeroed(lowered)
     for buffer, border in borders.items():
         holds[_span(buffer)][_bytes(buffer, border)] = ZEROED
-    for i, phase in enumerate(lowered.phases):
-        touched = [_phase_of_thread(phase, rows, thread, threads, lowered.apart, problems) for thread in range(threads)]
+    for i, shares in _between_barriers(lowered, rows, threads):
+        touched = [_touched(units, rows, problems) for units in shares]
         problems += [f"phase {i}: {text}" for text in _races(touched, lowered.arena_bytes)]
         before, after = holds.copy(), holds
         for kernels in touched:
@@ -198,13 +198,20 @@ def poison(lowered: Lowered, arena: np.ndarray) -> None:
         arena[_span(buffer)][_bytes(buffer, border)] = 0
 
 
-def _phase_of_thread(
-    phase: Sequence[Kernel], rows: int, thread: int, threads: int, apart: bool, problems: list[str]
-) -> list[tuple[str, Touched]]:
-    """Return what each kernel of a phase touches in one thread, turn by turn where kernels take turns."""
+def _between_barriers(lowered: Lowered, rows: int, threads: int) -> Iterator[tuple[int, list[Units]]]:
+    """Yield the phases, and what each thread does in them until it waits for the others."""
+    for i, phase in enumerate(lowered.phases):
+        if takes_turns(phase):
+            for halves in zip(*turns(phase, threads), strict=True):
+                yield i, list(halves)
+        else:
+            yield i, [[(k, *share(k.range, rows, thread, threads)) for k in phase] for thread in range(threads)]
+
+
+def _touched(units: Units, rows: int, problems: list[str]) -> list[tuple[str, Touched]]:
+    """Return what each kernel touches of what one thread does."""
     out = []
-    parts = [(k, *share(k.range, rows, thread, threads)) for k in phase]
-    for kernel, lo, hi in turns(phase) if apart and len(phase) > 1 else parts:
+    for kernel, lo, hi in units:
         if lo < hi:
             out.append((kernel.name, _Walk(kernel, lo, hi, rows).touched()))
             problems += out[-1][1].problems

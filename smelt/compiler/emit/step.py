@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 
 from smelt.compiler.emit.denormals import denormals
 from smelt.compiler.emit.llvm import CTX_ARENA, CTX_ARENAS, CTX_STAMPS, CTX_TABLE, CTX_TEAM, Module
+from smelt.compiler.emit.turns import emit_turns
 from smelt.compiler.loops import Buffer, Kernel, Range
-from smelt.compiler.passes.bands import turns
+from smelt.compiler.passes.bands import takes_turns
 from smelt.compiler.passes.memory import ALIGNMENT
 
 _TEAM = [f"  %teamslot = getelementptr i8, ptr %ctx, i64 {CTX_TEAM}", "  %team = load ptr, ptr %teamslot, align 8"]
@@ -45,6 +46,7 @@ class StepEmitter:
         stamp = self._stamper(count) if stamps else list
         lines += stamp()
         failed = False
+        text: list[str] = []
         for i, phase in enumerate(phases):
             if i:
                 lines.append("  call void @barrier(ptr %team, i64 %threads)")
@@ -52,6 +54,10 @@ class StepEmitter:
                 status = [k.status for k in phases[i - 1] if k.status >= 0]
                 lines += _leave_if_failed(status, i)
                 failed = failed or bool(status)
+            if takes_turns(phase):
+                text.append(self._turns(i, phase, stamps))
+                lines += self._both_halves(i, len(phase), stamp if stamps else None)
+                continue
             for kernel in phase:
                 calls += 1
                 if kernel.range not in shares:
@@ -62,7 +68,7 @@ class StepEmitter:
         if failed:
             lines += ["  br label %end", "end:"]
         lines += [*after, "  ret void", "}"]
-        return ["\n".join(lines), self._barrier()]
+        return [*text, "\n".join(lines), self._barrier()]
 
     def emit_phases(self, phases: Sequence[Sequence[Kernel]]) -> list[str]:
         """Return ``phase(ctx, number, thread, threads)``, a ``step`` that calls it for each, and ``barrier``.
@@ -210,16 +216,49 @@ class StepEmitter:
                 lines += _pointer(pointer, buffer, "%mine", "%myarena")
             arguments[kernel] = "".join(f", ptr {p}" for p in pointers)
             units[kernel] = sizes[r]
-        numbers = {k: i for i, k in enumerate(kernels)}
-        for phase in phases:
-            for kernel, low, high in turns(phase) if len(phase) > 1 else [(k, 0, units[k]) for k in phase]:
+        text = []
+        for i, phase in enumerate(phases):
+            if takes_turns(phase):
+                text.append(self._turns(i, phase, stamps))
+                call = f"  call void @turns{i}(ptr %mine, ptr %myarena, i64 0, i64 1, i64 0, ptr {{}})".format
+                lines += clock.around(len(phase), call) if clock else [call("null")]
+                continue
+            for kernel in phase:
                 function, _ = self.calls[kernel.name]
-                lines.append(f"  call void @{function}(ptr %mine, i64 {low}, i64 {high}{arguments[kernel]})")
-                lines += clock.read(numbers[kernel]) if clock else []
+                lines.append(f"  call void @{function}(ptr %mine, i64 0, i64 {units[kernel]}{arguments[kernel]})")
+                lines += clock.read() if clock else []
         lines += ["  br label %slice", "done:", *(clock.end() if clock else ()), *after, "  ret void", "}"]
         self.declare("void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
         self.declare("i64 @llvm.smin.i64(i64, i64)")
-        return ["\n".join(lines)]
+        return [*text, "\n".join(lines)]
+
+    def _turns(self, number: int, run: Sequence[Kernel], stamps: bool) -> str:
+        return emit_turns(number, run, self.calls, _pointer, self.counter() if stamps else "")
+
+    def _both_halves(self, number: int, kernels: int, stamp: Callable[..., list[str]] | None) -> list[str]:
+        """Return the lines that do a thread's turns, wait for all, and do the others.
+
+        Time stamps after each kernel lie as far apart as its turns took together.
+        """
+        sums = f"%sums{number}" if stamp else "null"
+        lines = [f"  {sums} = alloca [{kernels} x i64], align 8"] if stamp else []
+        if stamp:
+            lines.append(f"  store [{kernels} x i64] zeroinitializer, ptr {sums}, align 8")
+            lines.append(f"  %clock{number} = call i64 {self.counter()}()")
+        for half in (0, 1):
+            arguments = f"ptr %ctx, ptr %arena, i64 %thread, i64 %threads, i64 {half}, ptr {sums}"
+            lines.append(f"  call void @turns{number}({arguments})")
+            lines += ["  call void @barrier(ptr %team, i64 %threads)"] * (half == 0)
+        before = f"%clock{number}"
+        for i in range(kernels if stamp else 0):
+            lines += [
+                f"  %sum{number}.{i} = getelementptr i64, ptr {sums}, i64 {i}",
+                f"  %took{number}.{i} = load i64, ptr %sum{number}.{i}, align 8",
+                f"  %then{number}.{i} = add i64 {before}, %took{number}.{i}",
+            ]
+            before = f"%then{number}.{i}"
+            lines += stamp(before) if stamp else []
+        return lines
 
     def counter(self) -> str:
         """Return the name of the function that reads the processor's clock."""
@@ -227,12 +266,12 @@ class StepEmitter:
         self.declare(f"i64 @llvm.{counter}()")
         return f"@llvm.{counter}"
 
-    def _stamper(self, count: int) -> Callable[[], list[str]]:
-        """Return a function that gives the lines of the next of ``count`` time stamps."""
+    def _stamper(self, count: int) -> Callable[..., list[str]]:
+        """Return a function that gives the lines of the next of ``count`` time stamps: now, or a time it is given."""
         counter = self.counter()
         done = 0
 
-        def lines() -> list[str]:
+        def lines(now: str = "") -> list[str]:
             nonlocal done
             first = [
                 f"  %stampslot = getelementptr i8, ptr %ctx, i64 {CTX_STAMPS}",
@@ -242,9 +281,9 @@ class StepEmitter:
             ]
             out = [
                 *(first if done == 0 else []),
-                f"  %now{done} = call i64 {counter}()",
+                *([] if now else [f"  %now{done} = call i64 {counter}()"]),
                 f"  %stamp{done} = getelementptr i64, ptr %mystamps, i64 {done}",
-                f"  store i64 %now{done}, ptr %stamp{done}, align 8",
+                f"  store i64 {now or f'%now{done}'}, ptr %stamp{done}, align 8",
             ]
             done += 1
             return out
@@ -296,7 +335,7 @@ class _Clock:
             lines += [self._at("clear", i), f"  store i64 0, ptr %clear{i}, align 8"]
         return lines
 
-    def read(self, kernel: int = 0) -> list[str]:
+    def read(self) -> list[str]:
         """Return the lines that add the time since the last reading to the kernel that ran."""
         i = self.reads
         self.reads += 1
@@ -304,12 +343,19 @@ class _Clock:
         if i:
             lines += [
                 f"  %took{i} = sub i64 %now{i}, %now{i - 1}",
-                f"  %sum{i} = getelementptr i64, ptr %mystamps, i64 {1 + kernel}",
+                self._at("sum", i),
                 f"  %sofar{i} = load i64, ptr %sum{i}, align 8",
                 f"  %longer{i} = add i64 %sofar{i}, %took{i}",
                 f"  store i64 %longer{i}, ptr %sum{i}, align 8",
             ]
         return lines
+
+    def around(self, kernels: int, call: Callable[[str], str]) -> list[str]:
+        """Return the lines of a call that adds up the times of the next ``kernels`` itself, where it is told."""
+        sums = f"%sum{self.reads}"
+        lines = [self._at("sum", self.reads), call(sums)]
+        self.reads += kernels
+        return [*lines, f"  %now{self.reads - 1} = call i64 {self.counter}()"]
 
     def end(self) -> list[str]:
         """Return the lines that turn times into stamps that follow one another."""

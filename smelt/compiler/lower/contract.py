@@ -359,8 +359,8 @@ class ContractLowering:
         above = image.attrs["start"][2] if image.opname == "place" else 0
         reach = (kernel - 1) * self.root.attrs["dilation"][0] + 1 - above
         storage = self.plan.storage
-        reads = {storage[n].buffer: (1, 1) for n in self.e.used if n.shape == self.root.shape}
-        reads[storage[image].buffer] = (self.root.attrs["stride"][0], reach)
+        reads = {storage[n].buffer: (1, 0, 1) for n in self.e.used if n.shape == self.root.shape}
+        reads[storage[image].buffer] = (self.root.attrs["stride"][0], -above, reach)
         return Sweep(height * width, width, pixels, math.prod(count for _, count in rest), reads)
 
     def _unit_axes(self, p: Part, tile: Tile) -> list[tuple[str, int]]:
