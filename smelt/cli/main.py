@@ -127,7 +127,7 @@ def evaluate(model: Path, data: str | None, batch_size: int, as_json: bool) -> N
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Of a network of the zoo: width=0.5.")
 @click.option("--folded", is_flag=True, help="Count batch normalization as folded into the layers before it.")
-@click.option("--target", metavar="NAME", help="Memory in an exported form instead, call by call: c.")
+@click.option("--target", metavar="NAME", help="Memory as exported C instead, call by call: c, cortex-m4, ...")
 @click.option("--plan", "picture", type=click.Path(path_type=Path), help="With --target: draw the arena over time.")
 @_json
 def summarize(options: tuple[str, ...], folded: bool, target: str | None, picture: Path | None, **rest: Any) -> None:

@@ -36,6 +36,8 @@ class Target:
         The program that runs it on another machine; empty where there is none.
     machine : str
         Its board in that program, or its name there.
+    constants_in_ram : bool
+        Whether compilers copy ``const`` data to RAM, for want of instructions that read flash like RAM.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Target:
     library: tuple[str, ...] = ()
     emulator: str = ""
     machine: str = ""
+    constants_in_ram: bool = False
 
 
 _PICOLIBC = ("--specs=picolibc.specs",)
@@ -101,6 +104,7 @@ _ALL = (
         (),
         "simavr",
         "atmega1284p",
+        constants_in_ram=True,
     ),
     Target(
         "aarch64",

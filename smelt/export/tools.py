@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from smelt.errors import ExportError, at_user_line
 
+COMPILING = 300.0
+"""Seconds that a compiler may take."""
 PACKAGES = {
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
     "arm-none-eabi-gcc": "gcc-arm-none-eabi",
@@ -39,7 +42,7 @@ def missing(*programs: str) -> list[str]:
     >>> missing("sh")
     []
     """
-    out = [PACKAGES[name] for name in programs if shutil.which(name) is None]
+    out = [PACKAGES.get(name, "gcc") for name in programs if shutil.which(name) is None]
     for name in programs:
         if name in LIBRARIES and shutil.which(name) is not None:
             file, package = LIBRARIES[name]
@@ -87,6 +90,23 @@ def run(command: Sequence[str | Path], folder: Path, seconds: float) -> subproce
         raise ExportError(at_user_line(f"{name} did not start: {e}")) from None
 
 
+def compile_in(folder: Path, command: Sequence[str]) -> None:
+    """Run a compiler or linker in a folder.
+
+    Raises
+    ------
+    ExportError
+        When it fails: with the first line it says, or that which says that something does not fit.
+    """
+    done = run(command, folder, COMPILING)
+    if not done.returncode:
+        return
+    lines = [line for line in done.stderr.splitlines() if re.search("error|region|undefined", line)]
+    full = [line for line in lines if re.search("overflowed|not within region|is too large", line)]
+    said = re.sub(r"^\S*ld: ", "", (full or lines or [done.stderr.strip()[:200]])[0])
+    raise ExportError(at_user_line(f"{Path(command[0]).name}: {'does not fit: ' * bool(full)}{said}"))
+
+
 def section_sizes(compiler: str, path: Path) -> dict[str, int]:
     """Return the bytes of every section of an object or a program that a compiler of GNU made.
 
@@ -95,7 +115,7 @@ def section_sizes(compiler: str, path: Path) -> dict[str, int]:
     ExportError
         When it is neither.
     """
-    size = compiler.removesuffix("gcc") + "size"
+    size = f"{compiler.removesuffix('gcc')}size" if compiler.endswith("-gcc") else "size"
     done = run([size, "-A", path], path.parent, 60)
     rows = [line.split() for line in done.stdout.splitlines()]
     out: dict[str, int] = {}

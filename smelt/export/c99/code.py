@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from smelt.export.c99.host import STRICT, build
+from smelt.export.c99.host import STRICT
+from smelt.export.c99.plan import MemoryPlan
 from smelt.export.targets import Target
-from smelt.export.tools import require, section_sizes
+from smelt.export.tools import compile_in, require, section_sizes
 
 _FRAME = re.compile(r"^.*:(\w+)(?:\.[\w.]+)?\t(\d+)\t", re.MULTILINE)
 
@@ -57,13 +58,19 @@ def compiled(files: Mapping[str, str], target: Target, flags: Sequence[str] = ("
         folder = Path(name)
         for file, text in files.items():
             (folder / file).write_text(text)
-        source = next(folder / file for file in files if file.endswith(".c") and not file.endswith("_test.c"))
-        made = folder / "network.o"
-        command = [target.compiler, *target.flags, *target.library, *STRICT, *flags, "-fstack-usage"]
-        build([*command, "-c", str(source), "-o", str(made)])
-        found = section_sizes(target.compiler, made)
+        source = next(file for file in files if file.endswith(".c") and not file.endswith("_test.c"))
+        flags = [*target.flags, *target.library, *STRICT, *flags, "-fstack-usage"]
+        compile_in(folder, [target.compiler, *flags, "-c", source, "-o", "network.o"])
+        found = section_sizes(target.compiler, folder / "network.o")
         frames: dict[str, int] = {}
         for usage in folder.glob("*.su"):
             for function, size in _FRAME.findall(usage.read_text()):
                 frames[function] = max(frames.get(function, 0), int(size))
     return Code(sum(size for section, size in found.items() if section.startswith(".text")), frames)
+
+
+def planned(plan: MemoryPlan, code: Code) -> MemoryPlan:
+    """Return a plan with what the code takes: bytes of flash, and of stack during every call."""
+    run = max((size for name, size in code.frames.items() if name.endswith("_run")), default=0)
+    steps = tuple(replace(s, stack_bytes=run + code.frames.get(s.function, 0)) for s in plan.steps)
+    return replace(plan, steps=steps, code_bytes=code.code_bytes, stack_bytes=code.stack_bytes)

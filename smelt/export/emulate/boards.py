@@ -35,8 +35,6 @@ class Board:
         What to multiply the board's clock with, and divide it by, to have what is counted.
     counted : str
         What that is, in words.
-    constants_in_ram : bool
-        Whether ``const`` data is copied to RAM, for want of instructions that read flash like RAM.
     """
 
     target: Target
@@ -48,7 +46,6 @@ class Board:
     startup_bytes: int
     counts: tuple[int, int]
     counted: str
-    constants_in_ram: bool = False
 
     def link(self, ram: int, stack: int) -> tuple[dict[str, str], list[str]]:
         """Return files to write, and arguments, to link for ``ram`` bytes; the stack gets the last ``stack``."""
@@ -66,7 +63,7 @@ class Board:
 
         A network that calls functions of ``math.h`` may need a little more, for what these keep.
         """
-        constants = plan.flash_bytes if self.constants_in_ram else 0
+        constants = plan.flash_bytes if self.target.constants_in_ram else 0
         static = constants + plan.arena_bytes + plan.input_bytes + plan.output_bytes + self.startup_bytes
         return (static if self.kind == "avr" else -(-static // 8) * 8) + stack
 
@@ -105,7 +102,7 @@ BOARDS: dict[str, Board] = {
     "riscv32": Board(
         TARGETS["riscv32"], "semihosted", 0x80000000, 64 * _MIB, 0x84000000, 32 * _MIB, 0, (1, 1), _COUNTED
     ),
-    "avr": Board(TARGETS["avr"], "avr", 0, 128 << 10, 0x100, 16 << 10, 0, (1024, 1), "cycles, to 1,024", True),
+    "avr": Board(TARGETS["avr"], "avr", 0, 128 << 10, 0x100, 16 << 10, 0, (1024, 1), "cycles, to 1,024"),
 }
 
 

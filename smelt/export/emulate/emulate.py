@@ -17,7 +17,7 @@ from smelt.export.c99.network import Network
 from smelt.export.emulate.boards import Board, find_board
 from smelt.export.emulate.memory import Memory, linked_memory
 from smelt.export.emulate.program import HEAD, INPUT, OUTPUT, OVER, Exported, program
-from smelt.export.tools import require, run
+from smelt.export.tools import compile_in, require, run
 
 STACK = 4096
 """Bytes of stack for the program and the C library, beside the network's own arrays."""
@@ -155,19 +155,9 @@ def _build(
     compiler = [board.target.compiler, *board.target.flags, *board.target.library]
     source, network = f"{made._form.name}.c", f"{made._form.name}.o"
     if network not in made.files:
-        _compile([*compiler, *STRICT, *flags, "-c", source, "-o", network], folder)
-    _compile([*compiler, "-std=gnu99", "-O2", "-c", "main.c", "-o", "main.o"], folder)
-    _compile([*compiler, "main.o", network, *linking, "-lm", "-o", "program.elf"], folder)
-
-
-def _compile(command: Sequence[str], folder: Path) -> None:
-    done = run(command, folder, SECONDS)
-    if not done.returncode:
-        return
-    lines = [line for line in done.stderr.splitlines() if re.search("error|region|undefined", line)]
-    full = [line for line in lines if re.search("overflowed|not within region|is too large", line)]
-    said = re.sub(r"^\S*ld: ", "", (full or lines or [done.stderr.strip()[:200]])[0])
-    raise ExportError(at_user_line(f"{Path(command[0]).name}: {'does not fit: ' * bool(full)}{said}"))
+        compile_in(folder, [*compiler, *STRICT, *flags, "-c", source, "-o", network])
+    compile_in(folder, [*compiler, "-std=gnu99", "-O2", "-c", "main.c", "-o", "main.o"])
+    compile_in(folder, [*compiler, "main.o", network, *linking, "-lm", "-o", "program.elf"])
 
 
 def _run(board: Board, folder: Path, samples: list[np.ndarray], seconds: float) -> bytes:
