@@ -58,6 +58,16 @@ def external(location: str, **entries: str) -> Any:
     return proto
 
 
+def shared() -> Any:
+    """Return a model of many weights that all lie in the same few bytes."""
+    proto = external("w.bin")
+    for i in range(50_000):
+        tensor = proto.graph.initializer.add()
+        tensor.CopyFrom(proto.graph.initializer[0])
+        tensor.name = f"w{i}"
+    return proto
+
+
 def with_weight(tensor: TensorProto) -> Any:
     proto = model(node("Add", "x w"))
     proto.graph.initializer.append(tensor)
@@ -169,6 +179,7 @@ CASES: dict[str, tuple[Any, str]] = {
     "weights nowhere": (external("none.bin"), "no such file"),
     "weights past the end": (external("w.bin", offset="8", length="16"), "expected 16 bytes within it"),
     "weights before the start": (external("w.bin", offset="-8"), "expected 16 bytes within it"),
+    "weights in the same bytes": (shared(), "weight 'w0': data in 'w.bin' that others have too"),
     "a length of text": (external("w.bin", length="many"), "is no number"),
     "another length": (external("w.bin", length=str(1 << 50)), "expected 16 bytes within it"),
 }  # fmt: skip

@@ -20,7 +20,7 @@ from smelt.data.limits import open_regular
 from smelt.errors import FileError
 from smelt.onnx.package import require_onnx
 from smelt.onnx.reader.operators import OPERATORS
-from smelt.onnx.reader.tensors import numpy_dtype, read_tensor
+from smelt.onnx.reader.tensors import Beside, numpy_dtype, read_tensor
 from smelt.onnx.reader.wire import check_fields
 
 OLDEST, NEWEST = 7, 28
@@ -109,7 +109,7 @@ def read_bytes(data: bytes, where: str = "ONNX", folder: Path | None = None) -> 
     except (ValueError, DecodeError) as e:
         raise FileError(f"{where}: damaged or not an ONNX file: {_one_line(e)}") from None
     try:
-        source = _source(proto, where, folder)
+        source = _source(proto, where, Beside(folder))
         onnx.checker.check_model(proto)
     except (UnicodeDecodeError, onnx.checker.ValidationError) as e:
         raise FileError(f"{where}: damaged or not an ONNX file: {_one_line(e)}") from None
@@ -121,16 +121,16 @@ def _one_line(error: Exception) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)[:300]
 
 
-def _source(proto: Any, where: str, folder: Path | None) -> Source:
+def _source(proto: Any, where: str, beside: Beside) -> Source:
     if not proto.HasField("graph"):
         raise FileError(f"{where}: damaged or not an ONNX file: it holds no graph")
     graph = proto.graph
     if proto.functions or proto.training_info or graph.sparse_initializer:
         raise FileError(f"{where}: it has functions, training or sparse weights, expected one plain graph")
     opset = _opset(proto, where)
-    weights = _weights(graph, where, folder)
+    weights = _weights(graph, where, beside)
     given = [v for v in graph.input if v.name not in weights]
-    nodes = [_node(n, i, where, folder) for i, n in enumerate(graph.node)]
+    nodes = [_node(n, i, where, beside) for i, n in enumerate(graph.node)]
     source = Source(
         where,
         opset,
@@ -179,13 +179,13 @@ def _opset(proto: Any, where: str) -> int:
     return opset
 
 
-def _weights(graph: Any, where: str, folder: Path | None) -> dict[str, np.ndarray]:
+def _weights(graph: Any, where: str, beside: Beside) -> dict[str, np.ndarray]:
     weights: dict[str, np.ndarray] = {}
     for tensor in graph.initializer:
         label = f"{where}: weight {printable(tensor.name)}"
         if not tensor.name or tensor.name in weights:
             raise FileError(f"{label}: expected a name that no other weight has")
-        weights[tensor.name] = read_tensor(tensor, folder, label)
+        weights[tensor.name] = read_tensor(tensor, beside, label)
         if tensor.data_location == tensor.EXTERNAL:  # to be checked as if it had been in the file
             del tensor.external_data[:]
             tensor.data_location = tensor.DEFAULT
@@ -208,7 +208,7 @@ def _dtype(value: Any, where: str) -> np.dtype:
     return numpy_dtype(value.type.tensor_type.elem_type, label)
 
 
-def _node(node: Any, index: int, where: str, folder: Path | None) -> NodeSource:
+def _node(node: Any, index: int, where: str, beside: Beside) -> NodeSource:
     name = node.name or (node.output[0] if node.output else f"#{index}")
     label = f"{where}: node {printable(name)} ({printable(node.op_type)})"
     if node.domain not in ("", "ai.onnx"):
@@ -219,11 +219,11 @@ def _node(node: Any, index: int, where: str, folder: Path | None) -> NodeSource:
     for a in node.attribute:
         if a.name in attributes:
             raise FileError(f"{label}: the attribute {printable(a.name)} appears twice")
-        attributes[a.name] = _attribute(a, folder, f"{label}: attribute {printable(a.name)}")
+        attributes[a.name] = _attribute(a, beside, f"{label}: attribute {printable(a.name)}")
     return NodeSource(node.op_type, name, list(node.input), list(node.output), attributes)
 
 
-def _attribute(a: Any, folder: Path | None, label: str) -> Any:
+def _attribute(a: Any, beside: Beside, label: str) -> Any:
     kinds = type(a)
     if a.ref_attr_name:
         raise FileError(f"{label}: refers to a function's, expected a value")
@@ -234,7 +234,7 @@ def _attribute(a: Any, folder: Path | None, label: str) -> Any:
     if a.type == kinds.STRING:
         return a.s.decode("utf-8", "backslashreplace")
     if a.type == kinds.TENSOR:
-        return read_tensor(a.t, folder, label)
+        return read_tensor(a.t, beside, label)
     if a.type == kinds.FLOATS:
         return [shortest(v) for v in a.floats]
     if a.type == kinds.INTS:

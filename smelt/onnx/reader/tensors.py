@@ -24,6 +24,9 @@ _FIELDS = {1: "float_data", 2: "int32_data", 3: "int32_data", 6: "int32_data", 7
            11: "double_data", 12: "uint64_data"}  # fmt: skip
 _NAMES = {10: "float16", 16: "bfloat16", 4: "uint16", 5: "int16", 8: "string", 13: "uint64", 14: "complex64"}
 
+MAX_BESIDE = 1 << 32
+"""Most bytes of data in other files."""
+
 
 def numpy_dtype(number: int, where: str) -> np.dtype:
     """Return the NumPy type of one of ONNX's element types.
@@ -38,15 +41,60 @@ def numpy_dtype(number: int, where: str) -> np.dtype:
     return np.dtype(_RAW[number])
 
 
-def read_tensor(tensor: Any, folder: Path | None, where: str) -> np.ndarray:
+class Beside:
+    """The other files that a model's data may lie in: those of its folder, of which no byte is taken twice.
+
+    Parameters
+    ----------
+    folder : Path or None
+        The model's folder; None when there is none.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._taken: dict[Path, int] = {}
+
+    def read(self, location: str, offset: int, length: int, expected: int, where: str) -> bytes:
+        """Return bytes of a file, of which ``expected`` must be there.
+
+        Raises
+        ------
+        FileError
+            When they are not, or the file lies outside of the folder.
+        """
+        path = _inside(self._folder, location, where)
+        try:
+            file, size = open_regular(path)
+        except DataError as e:
+            raise FileError(f"{where}: {e}") from None
+        with file:
+            if length != expected or offset < 0 or offset + length > size:
+                raise FileError(
+                    f"{where}: {length:,} bytes from byte {offset:,} of {location!r}, which has {size:,}; expected "
+                    f"{expected:,} bytes within it"
+                )
+            self._take(path, length, size, where)
+            file.seek(offset)
+            return file.read(length)
+
+    def _take(self, path: Path, length: int, size: int, where: str) -> None:
+        """Count bytes of a file: a small one, read again and again, would else fill the memory."""
+        self._taken[path] = self._taken.get(path, 0) + length
+        if self._taken[path] > size:
+            raise FileError(f"{where}: data in {path.name!r} that others have too, expected bytes of its own")
+        if sum(self._taken.values()) > MAX_BESIDE:
+            raise FileError(f"{where}: expected at most {MAX_BESIDE:,} bytes of data in other files")
+
+
+def read_tensor(tensor: Any, beside: Beside, where: str) -> np.ndarray:
     """Return the values of a tensor, in native byte order.
 
     Parameters
     ----------
     tensor : onnx.TensorProto
         Inline, or in a file beside the model.
-    folder : Path or None
-        The model's folder; None when there is none.
+    beside : Beside
+        The files beside the model.
     where : str
         How to name the tensor in an error.
 
@@ -66,7 +114,7 @@ def read_tensor(tensor: Any, folder: Path | None, where: str) -> np.ndarray:
     if tensor.HasField("segment"):
         raise FileError(f"{where}: split into segments, expected a whole tensor")
     if tensor.data_location == tensor.EXTERNAL:
-        raw: Any = _external(tensor, folder, expected, where)
+        raw: Any = _external(tensor, beside, expected, where)
     elif tensor.HasField("raw_data"):
         raw = tensor.raw_data
     else:
@@ -86,7 +134,7 @@ def _typed(tensor: Any, shape: tuple[int, ...], dtype: np.dtype, where: str) -> 
     return wide.astype(dtype).reshape(shape)
 
 
-def _external(tensor: Any, folder: Path | None, expected: int, where: str) -> bytes:
+def _external(tensor: Any, beside: Beside, expected: int, where: str) -> bytes:
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
     try:
@@ -94,19 +142,7 @@ def _external(tensor: Any, folder: Path | None, expected: int, where: str) -> by
         length = int(entries.get("length", str(expected)))
     except ValueError:
         raise FileError(f"{where}: the place of its data in {location!r} is no number") from None
-    path = _inside(folder, location, where)
-    try:
-        file, size = open_regular(path)
-    except DataError as e:
-        raise FileError(f"{where}: {e}") from None
-    with file:
-        if length != expected or offset < 0 or offset + length > size:
-            raise FileError(
-                f"{where}: {length:,} bytes from byte {offset:,} of {location!r}, which has {size:,}; expected "
-                f"{expected:,} bytes within it"
-            )
-        file.seek(offset)
-        return file.read(length)
+    return beside.read(location, offset, length, expected, where)
 
 
 def _inside(folder: Path | None, location: str, where: str) -> Path:
