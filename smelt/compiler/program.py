@@ -33,6 +33,7 @@ from smelt.compiler.passes.storage import Plan, plan_storage
 from smelt.graph.graph import Graph, Node, format_graph
 from smelt.ops.custom import Custom
 
+Ranks = dict[int, int]  # of the tiles of contractions, by the group's number; 0 is the cost model's first choice
 _LOWER = {"map": lower_map, "reduce": lower_reduce, "contract": lower_contract, "call": lower_call}
 
 
@@ -113,6 +114,7 @@ def lower(
     apart: bool = False,
     zeroed: bool = True,
     fused: bool = True,
+    ranks: Ranks | None = None,
 ) -> Lowered:
     """Return the kernels of a graph for a processor.
 
@@ -120,9 +122,10 @@ def lower(
     to the program, which may lay them out in any way. When threads work ``apart``, each on samples and in an arena of
     its own, kernels simply follow one another. Kernels that take turns on one large image share a phase. Borders of
     zeros are ``zeroed`` once, before the first run, or else in every run: only equal ones then share a place. Without
-    ``fused``, there is a kernel for each operation.
+    ``fused``, there is a kernel for each operation. Contractions take the tile that the cost model ranks first, or as
+    ``ranks`` says; no bit of a result changes.
     """
-    made = kernels_of(graph, state_strides, isa, zeroed, fused)
+    made = kernels_of(graph, state_strides, isa, zeroed, fused, ranks)
     phases = schedule(made.all())
     if apart:
         phases = [[k] for phase in phases for k in phase]
@@ -156,12 +159,15 @@ def kernels_of(
     isa: Isa,
     zeroed: bool = False,
     fused: bool = True,
+    ranks: Ranks | None = None,
 ) -> Made:
     """Return the kernels of a graph, not yet in order."""
     simple = simplify(graph, pairs=isa.bf16)
     if isa.serial:
         simple = clip_padding(simple)
     fusion = fuse(simple, fused, pooling=not isa.serial)
+    for group in fusion.groups:
+        group.rank = (ranks or {}).get(group.number, 0)
     plan = plan_storage(fusion, state_strides, isa)
     first = len(graph.inputs) + len(graph.outputs) + len(graph.states) + len(plan.arrays)
     plan.calls = {node.attrs["call"]: first + 2 * i for i, node in enumerate(calls(graph))}
@@ -353,17 +359,15 @@ def may_be_apart(graph: Graph) -> bool:
     return bool(batched) and outputs and all(r.axis == 0 for r in batched) and not graph.updates and not graph.exact
 
 
-def _graph_key(
-    graph: Graph, strides: dict[Node, tuple[int, ...] | None] | None, isa: Isa, apart: bool = False, fused: bool = True
-) -> str:
+def graph_key(graph: Graph, strides: dict[Node, tuple[int, ...] | None] | None, isa: Isa, kind: str) -> str:
+    """Return the cache key of something of some ``kind`` that follows from a graph."""
     digest = hashlib.sha256()
     for node in graph.nodes():
         if node.kind == "constant" and node.value is not None and node.value.ndim:
             digest.update(np.ascontiguousarray(node.value).tobytes())
-    layout = str((fused, strides and [strides[s] for s in graph.states]))
+    layout = str(strides and [strides[s] for s in graph.states])
     numbers = {node.attrs["call"]: i for i, node in enumerate(calls(graph))}
     layout += str([numbers[n.attrs["call"]] for n in graph.nodes() if isinstance(n.op, Custom)])
-    kind = "apart" if apart else "program"
     return jit.key_of("\n".join((kind, format_graph(graph), layout, digest.hexdigest())), isa)
 
 
@@ -373,14 +377,15 @@ def build(
     isa: Isa | None = None,
     apart: bool = False,
     fused: bool = True,
+    ranks: Ranks | None = None,
 ) -> Program:
     """Return the program of a graph, from the cache when the same was compiled before."""
     isa = isa or host()
-    key = _graph_key(graph, state_strides, isa, apart, fused)
+    key = graph_key(graph, state_strides, isa, f"program {apart} {fused} {sorted((ranks or {}).items())}")
     data = jit.read_cache(key)
     if data is not None:
         return Program.from_bytes(data)
-    lowered = lower(graph, state_strides, isa, apart, fused=fused)
+    lowered = lower(graph, state_strides, isa, apart, fused=fused, ranks=ranks)
     image = jit.compile_object(module_text(lowered, isa), isa)
     states = [lowered.plan.storage[s] for s in graph.states]
     lies = [s.strides for s in states], [s.pair for s in states], [s.panel for s in states]

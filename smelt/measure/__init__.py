@@ -5,6 +5,7 @@ from smelt.measure.machine import Machine, inspect_machine
 from smelt.measure.profile import profile, profile_training
 from smelt.measure.summary import Row, Summary, summary
 from smelt.measure.times import Profile
+from smelt.measure.tune import Tuned, tune
 
 __all__ = [
     "Explanation",
@@ -12,9 +13,11 @@ __all__ = [
     "Profile",
     "Row",
     "Summary",
+    "Tuned",
     "explain",
     "inspect_machine",
     "profile",
     "profile_training",
     "summary",
+    "tune",
 ]

@@ -147,11 +147,47 @@ def profile_batches(step: Compiled | Inference, batches: Iterable[Batch], steps:
     _wait(step(*args, **kwargs))
     busy = busy_warning()  # before the work of these steps counts
     lowered = step.lowered()
-    segments = _segments(lowered)
-    count = 1 + len(segments)
-    stamps = np.zeros((steps + WARM, workers.get_threads(), count), np.int64)
+    segments = segments_of(lowered)
+    library = stamped(lowered)
+    timeline, calls, rows = run_stamped(step, lowered, library, feed, steps)
+    steps, threads = timeline.shape[:2]
+    ceilings = measured_ceilings(threads)
+    kernels, phases = _kernels(lowered, segments, timeline, ceilings, rows), _phases(lowered, segments, timeline)
+    return Profile(
+        step.name,
+        lowered.capacity if lowered.apart else 0,
+        threads,
+        workers.get_threads(),
+        steps,
+        step_microseconds(timeline),
+        1e6 * float(np.median(calls)),
+        float(sum(np.mean(p.waiting_microseconds) for p in phases)),
+        kernels,
+        phases,
+        ceilings,
+        segments,
+        timeline,
+        (library, step.library, native.library()),
+        tuple(filter(None, [busy, _too_fast(kernels)])),
+    )
+
+
+def stamped(lowered: Lowered) -> jit.Library:
+    """Return the machine code of a step that writes down when each kernel ended."""
+    return jit.Library(jit.compile_object(module_text(lowered, host(), stamps=True), host()), ("step",))
+
+
+def run_stamped(
+    step: Compiled | Inference, lowered: Lowered, library: jit.Library, batches: Iterable[Batch], steps: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Run a stamped form of a function in its place.
+
+    Returns microseconds by (step, thread, stamp), seconds by call, and the rows of the batch; after a few steps that
+    do not count.
+    """
+    feed = iter(batches)
+    stamps = np.zeros((steps + WARM, workers.get_threads(), 1 + len(segments_of(lowered))), np.int64)
     calls = np.zeros(steps + WARM)
-    library = jit.Library(jit.compile_object(module_text(lowered, host(), stamps=True), host()), ("step",))
     with step.replaced(library.address["step"]) as context:
         for i in range(steps + WARM):
             context[CTX_STAMPS // 8] = stamps[i].ctypes.data
@@ -162,30 +198,10 @@ def profile_batches(step: Compiled | Inference, batches: Iterable[Batch], steps:
         context[CTX_STAMPS // 8] = 0
         rows = int(context[0])
     stamps, ran = _took_part(stamps[WARM:])
-    steps, threads = stamps.shape[:2]
     timeline = stamps / ticks_per_microsecond()
     if lowered.apart:  # no barriers, and every step's stamps begin at 0
         timeline[1:] += np.cumsum(timeline[:-1, :, -1].max(axis=1))[:, None, None]
-    timeline -= timeline.min()
-    ceilings = measured_ceilings(threads)
-    kernels, phases = _kernels(lowered, segments, timeline, ceilings, rows), _phases(lowered, segments, timeline)
-    return Profile(
-        step.name,
-        lowered.capacity if lowered.apart else 0,
-        threads,
-        workers.get_threads(),
-        steps,
-        _step_microseconds(timeline),
-        1e6 * float(np.median(calls[WARM:][ran])),
-        float(sum(np.mean(p.waiting_microseconds) for p in phases)),
-        kernels,
-        phases,
-        ceilings,
-        segments,
-        timeline,
-        (library, step.library, native.library()),
-        tuple(filter(None, [busy, _too_fast(kernels)])),
-    )
+    return timeline - timeline.min(), calls[WARM:][ran], rows
 
 
 def _too_fast(kernels: Sequence[KernelTime]) -> str | None:
@@ -213,7 +229,7 @@ def _wait(result: Any) -> None:
         value.numpy()
 
 
-def _segments(lowered: Lowered) -> tuple[Segment, ...]:
+def segments_of(lowered: Lowered) -> tuple[Segment, ...]:
     """Return what lies between one time stamp and the next: kernels, and the barriers between phases."""
     out: list[Segment] = []
     kernel = 0
@@ -226,7 +242,8 @@ def _segments(lowered: Lowered) -> tuple[Segment, ...]:
     return tuple(out)
 
 
-def _step_microseconds(timeline: np.ndarray) -> float:
+def step_microseconds(timeline: np.ndarray) -> float:
+    """Return how long a step took, the median over the measured ones."""
     return float(np.median(timeline[:, :, -1].max(axis=1) - timeline[:, :, 0].min(axis=1)))
 
 
@@ -234,7 +251,7 @@ def _kernels(
     lowered: Lowered, segments: tuple[Segment, ...], timeline: np.ndarray, ceilings: Ceilings, rows: int
 ) -> tuple[KernelTime, ...]:
     spans = np.median(np.diff(timeline, axis=2), axis=0)[:, [s.kernel is not None for s in segments]]
-    whole = _step_microseconds(timeline)
+    whole = step_microseconds(timeline)
     # Threads that work apart run all kernels on one slice after another, each in its own part of the caches.
     at_once = lowered.capacity if lowered.apart else rows
     times, apart = (rows / at_once, ceilings.threads) if lowered.apart and at_once else (1.0, 1)

@@ -61,6 +61,7 @@ class _Variant:
         self.key = key
         self.batch = _batch_inputs(arrays)
         self.capacity = self.rows(arrays)
+        self.ranks: program.Ranks = {}
         self._trace(function, name, arrays)
         self._compile(owned)
 
@@ -114,7 +115,7 @@ class _Variant:
         }
 
     def _compile(self, owned: bool) -> None:
-        built = program.build(self.graph, self._strides())
+        built = program.build(self.graph, self._strides(), ranks=self.ranks)
         states = self._bound(built)
         self.executable: Executable
         if self.graph.updates:
@@ -275,10 +276,29 @@ class Compiled:
         with self._variants[0].executable.replaced(address) as words:
             yield words
 
-    def lowered(self) -> program.Lowered:
-        """Return the kernels of the most recent trace, lowered for this processor."""
+    def lowered(self, ranks: program.Ranks | None = None) -> program.Lowered:
+        """Return the kernels of the most recent trace, lowered for this processor; on request with other tiles."""
         graph = self.graph
-        return program.lower(graph, self._variants[0]._strides(), host())
+        variant = self._variants[0]
+        return program.lower(graph, variant._strides(), host(), ranks=variant.ranks if ranks is None else ranks)
+
+    def take_tiles(self, ranks: program.Ranks) -> None:
+        """Run the most recent trace with other tiles from now on; results keep their bits."""
+        with self._lock:
+            variant = self._variants[0]
+            variant.ranks = ranks
+            variant._compile(self._owned)
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Put back afterwards what the most recent trace keeps as state."""
+        tensors = self._variants[0].tensors
+        before = [t.numpy().copy() for t in tensors]
+        try:
+            yield
+        finally:
+            for tensor, values in zip(tensors, before, strict=True):
+                tensor.numpy()[...] = values
 
 
 def compile(function: Callable[..., Any] | None = None, *, precision: str | None = None) -> Any:

@@ -137,7 +137,7 @@ def test_an_entry_that_is_a_folder_is_ignored(folder: Path) -> None:
 def key(graph: Graph, **options: object) -> str:
     isa = options.get("isa", ZNVER4)
     strides = options.get("strides", unbound(graph))
-    return program._graph_key(graph, strides, isa)  # type: ignore[arg-type]
+    return program.graph_key(graph, strides, isa, "program")  # type: ignore[arg-type]
 
 
 X = np.ones((4, 3), np.float32)

@@ -155,7 +155,9 @@ class ContractLowering:
     def _ragged_rows(self, p: Part, name: str) -> None:
         """Tile rows lo..hi, whose number is known only now: whole tiles, then the last tile again from the end."""
         vectors = -(-p.extent[p.lane] // self.vl)
-        tile = choose_tile(max(p.extent[name] // 2, 1), 1, vectors, self.isa.registers, _latency(p))
+        tile = choose_tile(
+            max(p.extent[name] // 2, 1), 1, vectors, self.isa.registers, _latency(p), rank=self.group.rank
+        )
         self._say_tile(p, tile)
         above = [r for r in p.rows if r != name]
         blocked = not above and p.ks == ["k"] and "k" not in p.batch and p.extent["k"] >= 2 * K_BLOCK
@@ -233,8 +235,9 @@ class ContractLowering:
         wide = p.extent[rows[-1]] if rows and rows[-1] not in p.batch else 1
         above = p.extent[rows[-2]] if len(rows) > 1 and rows[-2] not in p.batch else 1
         if _depthwise(p):
-            return choose_depthwise_tile(wide, above, vectors, self.isa.registers)
-        return choose_tile(wide, above, vectors, self.isa.registers, _latency(p), math.prod(k for _, k in p.window))
+            return choose_depthwise_tile(wide, above, vectors, self.isa.registers, self.group.rank)
+        window = math.prod(k for _, k in p.window)
+        return choose_tile(wide, above, vectors, self.isa.registers, _latency(p), window, self.group.rank)
 
     def _say_tile(self, p: Part, tile: Tile) -> None:
         rows, window = tile.high * tile.wide, math.prod(k for _, k in p.window)

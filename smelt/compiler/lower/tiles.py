@@ -7,11 +7,13 @@ innermost loop; it is exact enough that its best tile is the best or close to it
 from __future__ import annotations
 
 import functools
+import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 
 MULTIPLY_ADD, DOT = 4.0, 6.0  # cycles until the result of a multiply-add, or of a product of pairs, can be added to
 WIDEST = 6  # vectors of a tile
+RANKS = 4  # tiles of one contraction that are told apart, the best first
 LOAD = 0.1  # cycles that a load costs beside its slot
 
 
@@ -30,26 +32,33 @@ def most_rows(vectors: int, registers: int) -> int:
 
 
 def choose_tile(
-    rows: int, above: int, vectors: int, registers: int, latency: float = MULTIPLY_ADD, window: int = 1
+    rows: int,
+    above: int,
+    vectors: int,
+    registers: int,
+    latency: float = MULTIPLY_ADD,
+    window: int = 1,
+    rank: int = 0,
 ) -> Tile:
     """Return the tile with the least estimated time for ``rows`` (times ``above``) by ``vectors`` results.
 
-    A row may be a ``window`` of so many pixels.
+    A row may be a ``window`` of so many pixels. Of ``rank`` 1 is the next best tile, and so on.
     """
-    return _contraction(rows, above, vectors, registers, latency, window)[0]
+    found = _contraction(rows, above, vectors, registers, latency, window)
+    return found[min(rank, len(found) - 1)][1]
 
 
 def choose_panel(rows: int, vectors: int, registers: int) -> int:
     """Return how many vectors wide equal panels of ``vectors`` in all are, for the least estimated time."""
     widths = [v for v in range(1, min(vectors, WIDEST) + 1) if vectors % v == 0]
-    return min(reversed(widths), key=lambda v: _contraction(rows, 1, v, registers, MULTIPLY_ADD, 1)[1] / v)
+    return min(reversed(widths), key=lambda v: _contraction(rows, 1, v, registers, MULTIPLY_ADD, 1)[0][0] / v)
 
 
 @functools.cache
 def _contraction(
     rows: int, above: int, vectors: int, registers: int, latency: float, window: int
-) -> tuple[Tile, float]:
-    """Return the best tile of a dense contraction, and the cycles it is estimated to take for one step of the ks.
+) -> list[tuple[float, Tile]]:
+    """Return the best tiles of a dense contraction, and the cycles each is estimated to take for one step of the ks.
 
     One step of the ks costs the larger of: multiply-adds at two per cycle, loads at two per cycle, and the cycles of
     ``latency`` that an accumulator waits for its own result. Loads cost a little beside: they do not all hit the first
@@ -67,7 +76,7 @@ def _contraction(
 
 
 @functools.cache
-def choose_depthwise_tile(rows: int, above: int, vectors: int, registers: int) -> Tile:
+def choose_depthwise_tile(rows: int, above: int, vectors: int, registers: int, rank: int = 0) -> Tile:
     """Return the tile of a depthwise convolution: pixels of one vector of channels.
 
     Counted for a window of 3 x 3: the tile's pixels and those around it are loaded once, and the nine taps.
@@ -76,19 +85,20 @@ def choose_depthwise_tile(rows: int, above: int, vectors: int, registers: int) -
     def cost(h: int, w: int, v: int) -> float:
         return max(9 * h * w / 2, ((h + 2) * (w + 2) + 9) / 2, 18.0)
 
-    return _cheapest(rows, above, vectors, {1: registers // 2}, cost)[0]
+    found = _cheapest(rows, above, vectors, {1: registers // 2}, cost)
+    return found[min(rank, len(found) - 1)][1]
 
 
 def _cheapest(
     rows: int, above: int, vectors: int, limits: dict[int, int], cost: Callable[[int, int, int], float]
-) -> tuple[Tile, float]:
-    """Return the cheapest tile and its cost; ``limits`` says how many rows fit for each number of vectors."""
+) -> list[tuple[float, Tile]]:
+    """Return the cheapest tiles and their costs; ``limits`` says how many rows fit for each number of vectors."""
 
     def cover(total: int, unit: int) -> list[tuple[int, int]]:
         """Return pieces and how many there are of each."""
         return [(size, count) for size, count in ((unit, total // unit), (total % unit, 1)) if size and count]
 
-    best, least = Tile(1, 1, 1), float("inf")
+    found = []
     for v, limit in limits.items():
         for wide in range(1, min(limit, rows) + 1):
             for high in {1, min(above, limit // wide)} if wide == rows else {1}:
@@ -98,6 +108,5 @@ def _cheapest(
                     for w, nw in cover(rows, wide)
                     for h, nh in cover(above, high)
                 )
-                if total < least - 1e-9:
-                    best, least = Tile(high, wide, v), total
-    return best, least
+                found.append((total, Tile(high, wide, v)))
+    return heapq.nsmallest(RANKS, found, key=lambda each: round(each[0], 6)) or [(0.0, Tile(1, 1, 1))]

@@ -83,6 +83,7 @@ class Group:
     window: tuple[int, int] = (1, 1)  # of pooling behind a convolution: pixels of results that become one
     pooled: Shape = ()  # what nodes behind the pooling iterate over
     why: str = ""  # a copy is made
+    rank: int = 0  # which of the tiles that the cost model finds cheapest a contraction takes
 
     def members(self) -> list[Node]:
         """Return roots and pointwise nodes."""
