@@ -1,6 +1,7 @@
 """A program that checks an exported network where it will run: recorded inputs and outputs in; a ``.c`` file out.
 
-It prints one line and ends with 0 when every output is as recorded: integers exactly, floats to 1e-5 of the largest.
+It prints one line and ends with 0 when every output is as recorded: integers exactly, floats to 1e-5 of the largest
+finite one.
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ def _compare(dtype: str) -> str:
             f"  {type_} largest = {zero};",
             "  for (i = 0; i < size; ++i) {",
             f"    const {type_} e = expected[i] < {zero} ? -expected[i] : expected[i];",
-            "    largest = e > largest ? e : largest;",
+            f"    largest = e > largest && e - e == {zero} ? e : largest; /* of the finite */",
             "  }",
             "  for (i = 0; i < size; ++i) {",
             f"    const {type_} d = found[i] < expected[i] ? expected[i] - found[i] : found[i] - expected[i];",
             f"    if (!(d <= {tolerance} * largest) && found[i] != expected[i])",
-            "      ++count;",
+            "      count += found[i] == found[i] || expected[i] == expected[i]; /* not-a-number is what it is */",
             "  }",
         ]
     else:
