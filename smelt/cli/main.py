@@ -214,8 +214,9 @@ def _exported(command: Command) -> Command:
         click.option(
             "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of a network of the zoo: width=0.5."
         ),
-        click.option("--batch", type=click.IntRange(1), help="Samples per run.  [default: 1 for c, free for onnx]"),
+        click.option("--batch", type=click.IntRange(1), help="Samples per run.  [default: 1; free for onnx]"),
         click.option("--opset", type=int, help="onnx: version of the operators: 26, 27 or 28.  [default: 26]"),
+        click.option("--target", metavar="NAME", help="object, c: a processor such as cortex-m4; native for objects."),
         _json,
     )
     for option in reversed(options):
@@ -225,11 +226,11 @@ def _exported(command: Command) -> Command:
 
 @cli.command("export")
 @_exported
-@click.option("--to", required=True, metavar="FORM", help="c (C99 source) or onnx.")
-@click.option("--out", type=click.Path(path_type=Path), help="File, or folder for c; by default here.")
-@click.option("--name", help="c: prefix of every name and file.")
-@click.option("--arena", type=click.Choice(["caller", "static"]), help="c: who keeps the memory.  [default: caller]")
-@click.option("--self-test", type=click.IntRange(1), metavar="N", help="c: record N samples, and write a test of them.")
+@click.option("--to", required=True, metavar="FORM", help="c (C99 source), object (machine code) or onnx.")
+@click.option("--out", type=click.Path(path_type=Path), help="File for onnx, else a folder; by default here.")
+@click.option("--name", help="c, object: prefix of every name and file.")
+@click.option("--arena", type=click.Choice(["caller", "static"]), help="c, object: who keeps the memory.")
+@click.option("--self-test", type=click.IntRange(1), metavar="N", help="c, object: record N samples, write a test.")
 @click.option("--data", help="What --self-test records, as for validate.")
 def export(model: str, options: tuple[str, ...], **given: Any) -> None:
     """Write MODEL for other programs: a .smelt or .onnx file, or a network of the zoo."""
@@ -240,10 +241,9 @@ def export(model: str, options: tuple[str, ...], **given: Any) -> None:
 
 @cli.command("validate")
 @_exported
-@click.option("--as", "form_name", required=True, metavar="FORM", help="c or onnx.")
+@click.option("--as", "form_name", required=True, metavar="FORM", help="c, object or onnx.")
 @click.option("--data", help="As for train; without it, what the recipe.toml beside MODEL says, or random numbers.")
 @click.option("--samples", type=click.IntRange(1), help="Most test samples to run.  [default: 1000; 20 with --target]")
-@click.option("--target", metavar="NAME", help="c: an emulated board to run it on: cortex-m3, -m4, -m7, riscv32, avr.")
 @click.pass_context
 def validate(context: click.Context, model: str, options: tuple[str, ...], **given: Any) -> None:
     """Export MODEL, run what came out, and say how far both agree; status 1 when they do not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -190,7 +191,7 @@ def test_a_form_that_differs_ends_with_status_1(
 
 def test_errors_are_one_line(smelt_command: Smelt, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = {
-        "'tflite': no such form, expected c, onnx": ("export", model, "--to", "tflite"),
+        "'tflite': no such form, expected c, object, onnx": ("export", model, "--to", "tflite"),
         "received 3": ("export", model, "--to", "onnx", "--opset", 3),
         "--name: means nothing to export --to onnx, expected --opset, --batch": (
             *("export", model, "--to", "onnx", "--name", "x"),
@@ -221,3 +222,25 @@ def test_not_a_number_agrees_with_itself_alone() -> None:
     assert compare(nn.ReLU(), lambda x: [np.maximum(x, 0)], x).difference == 0
     assert compare(nn.ReLU(), lambda x: [np.nan_to_num(x)], x).difference == np.inf
     assert compare(nn.ReLU(), lambda x: [x[:1]], x).difference == np.inf
+
+
+def test_an_object_is_written_and_run(smelt_command: Smelt, model: Path) -> None:
+    done = smelt_command("export", model, "--to", "object", "--target", "cortex-m4", "--out", "made")
+    assert (done.status, done.err) == (0, "")
+    _, *files, figures = done.out.splitlines()
+    assert [line.split(":")[0] for line in files] == ["made/net.o", "made/net.h"]
+    assert re.fullmatch(r"constants 31,\d+, code [\d,]+, arena [\d,]+, stack \d+", figures)
+    assert "Link net.o with code for the same processor: -mcpu=cortex-m4" in Path("made/net.h").read_text()
+    without = smelt_command("export", model, "--to", "object")
+    assert (without.status, without.error) == (
+        2,
+        "--to object: expected --target, one of cortex-m3, cortex-m4, cortex-m7, cortex-m55, riscv32, aarch64, "
+        "x86-64, native",
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="objects are ELF files")
+def test_an_object_is_compared_with_the_model(smelt_command: Smelt, model: Path) -> None:
+    told = json.loads(smelt_command("validate", model, "--as", "object", "--data", "idx", "--json").out)
+    assert (told["runner"], told["samples"], told["same_class"], told["agrees"]) == ("this program", 50, 50, True)
+    assert told["code"] > 0 and told["stack"] > 0

@@ -148,3 +148,44 @@ def test_an_object_for_arm_linux_agrees() -> None:
     x = inputs(shape, 3)
     (found,) = run_program(smelt.export.object(model, None, shape, target="aarch64"), x)
     np.testing.assert_allclose(found, model.compile()(x).numpy(), rtol=1e-5)
+
+
+def assert_object_agrees(name: str, board: str, runs: int = 1) -> None:
+    model, made, shape = exported(name)
+    x = inputs(shape, runs)
+    code = smelt.export.object(model, None, shape, target=need_board(board), name="net")
+    found = emulate(code, board, x)
+    expected = model.compile()(x).numpy()
+    assert np.abs(found.outputs[0] - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert (found.memory.arena_bytes, found.memory.constant_bytes) == (made.arena_bytes, made.constant_bytes)
+    if code.calls:
+        assert found.stack_bytes <= code.stack_bytes + 128, "the functions it calls take a little too"
+    else:
+        least = 64  # that the program sees
+        assert code.stack_bytes - 32 <= found.stack_bytes <= max(code.stack_bytes, least) + 8
+
+
+OBJECTS = [board for board in BOARDS if board != "avr"]
+
+
+@pytest.mark.parametrize(("name", "board"), [("ds_cnn", "cortex-m55"), *(("small", board) for board in OBJECTS)])
+def test_objects_agree_in_the_stack_they_state(name: str, board: str) -> None:
+    assert_object_agrees(name, board)
+
+
+@pytest.mark.emulators
+@pytest.mark.parametrize("board", OBJECTS)
+@pytest.mark.parametrize("name", FIT)
+def test_every_network_of_the_zoo_as_an_object(name: str, board: str) -> None:
+    if board == "cortex-m55" and exported(name)[1].constant_bytes > 450_000:
+        pytest.skip("its weights do not fit in the board's memory for code")
+    assert_object_agrees(name, board)
+
+
+def test_helium_does_the_work_in_a_third_of_the_instructions() -> None:
+    """And a scalar FPU in less than two thirds, of what the C compiler makes of exported C."""
+    model, made, shape = exported("ds_cnn")
+    x = inputs(shape, 1)
+    for board, most in (("cortex-m55", 0.85 * made.macs), ("cortex-m4", 2.1 * made.macs)):
+        found = emulate(smelt.export.object(model, None, shape, target=need_board(board)), board, x)
+        assert found.count is not None and found.count < most

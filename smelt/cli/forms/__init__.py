@@ -4,9 +4,9 @@ A further form is a module here that makes a :class:`~smelt.cli.forms.form.Form`
 its own is one more line in ``smelt.cli.main._exported`` (or in one of the two commands) and its name in the form.
 """
 
-from smelt.cli.forms import c99, onnx_file
+from smelt.cli.forms import c99, object_file, onnx_file
 from smelt.cli.forms.form import Form
 
-FORMS: dict[str, Form] = {"c": c99.FORM, "onnx": onnx_file.FORM}
+FORMS: dict[str, Form] = {"c": c99.FORM, "object": object_file.FORM, "onnx": onnx_file.FORM}
 
 __all__ = ["FORMS"]
