@@ -14,7 +14,10 @@ from smelt.measure.machine import inspect_machine
 from smelt.measure.system import load
 
 Row = tuple[str, ...]
-CALL_HEAD = ("network, batch", "", "first call, empty cache, ms", "first call, full cache, ms", "second call, ms")
+CALL_HEAD = (
+    *("network, batch", ""),
+    *("first call, empty cache, ms", "compiling", "first call, full cache, ms", "finding", "second call, ms"),
+)
 KERNEL_HEAD = ("kernel, one thread", "GFLOP/s", "measured peak", "of peak")
 THREADS_HEAD = ("threads", "ms per step", "times as fast as one")
 BATCH_HEAD = ("batch", "µs per sample", "MiB of intermediates", "KiB per sample")
@@ -33,11 +36,9 @@ def time_first_calls(models: str | None, batch: int | None, rounds: int, as_json
     body, calls = [], []
     for call in first_calls(work, ("train", "infer"), rounds):
         what = "training step" if call.kind == "train" else "inference"
-        digits = (0, 0, 2)
-        times = [
-            f"{r.median:.{d}f} ({r.low:.{d}f} to {r.high:.{d}f})"
-            for r, d in zip((call.empty, call.full, call.second), digits, strict=True)
-        ]
+        digits = (0, 0, 0, 0, 2)
+        results = (call.empty, call.empty_compiling, call.full, call.full_compiling, call.second)
+        times = [f"{r.median:.{d}f} ({r.low:.{d}f} to {r.high:.{d}f})" for r, d in zip(results, digits, strict=True)]
         body.append([f"{call.network}, {call.batch}", what, *times])
         calls.append(call.to_dict())
     print_table(CALL_HEAD, body, output)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from smelt.ops.primitive import HALVES, Rows, Spec
 from smelt.precision import autocast, checked
 from smelt.runtime.arena import laid_out
 from smelt.runtime.arguments import LEAF, give, take
+from smelt.runtime.collecting import not_collecting
 from smelt.runtime.executable import Executable
 from smelt.tensor import Tensor, wrap
 
@@ -105,6 +107,11 @@ class Inference:
     precision : {"f32", "bf16", "f16"}, default "f32"
         What matrix products and convolutions round their operands to; weights of 16 bits take half the memory.
 
+    Attributes
+    ----------
+    compile_seconds : float
+        What tracing took so far, compiling or finding the code in the cache, and linking.
+
     Raises
     ------
     ValueError
@@ -124,6 +131,7 @@ class Inference:
         self.precision = checked(type(self).__name__, precision)
         self._model = model
         self._lock = threading.Lock()
+        self.compile_seconds = 0.0
         self._forms: dict[tuple, _Form] = {}
         self._known: dict[Specs, _Form] = {}
         self.refresh()
@@ -186,7 +194,10 @@ class Inference:
             form = self._forms.get((kind, min(batch, 2) or 2)) or self._forms.get((kind, -batch))
             if form is None:
                 traced = tuple(((2, *s[1:]) if s[:1] == (0,) == (batch,) else s, d) for s, d in specs)
-                form = _Form(self._model, traced, self._values, HALVES.get(self.precision))
+                started = time.perf_counter()
+                with not_collecting():
+                    form = _Form(self._model, traced, self._values, HALVES.get(self.precision))
+                self.compile_seconds += time.perf_counter() - started
                 self._forms[(kind, -batch if form.fixed else min(batch, 2) or 2)] = form
             if len(self._known) >= MOST_SHAPES:
                 self._known.clear()

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from smelt.runtime import arena, workers
 from smelt.runtime.ahead import QueuedExecutable
 from smelt.runtime.arguments import LEAF, give, take
 from smelt.runtime.calls import refuse_inside_call
+from smelt.runtime.collecting import not_collecting
 from smelt.runtime.executable import Executable
 from smelt.runtime.shortcut import NOT_ALIKE, shortcut
 from smelt.tensor import Tensor, wrap
@@ -199,6 +201,8 @@ class Compiled:
     ----------
     traces : int
         How often the function was traced so far.
+    compile_seconds : float
+        What that took: tracing, compiling or finding the code in the cache, and linking.
     """
 
     def __init__(
@@ -212,6 +216,7 @@ class Compiled:
         self._shortcut: Callable[[tuple[Any, ...]], Any] | None = None
         self._lock = threading.RLock()
         self.traces = 0
+        self.compile_seconds = 0.0
         functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -246,7 +251,10 @@ class Compiled:
             reasons.append(reason)
         if reasons:
             print(f"smelt: compiling {self.name} again: {reasons[0]}", file=sys.stderr)
-        variant = _Variant(self._function, self.name, key, arrays, self._owned)
+        started = time.perf_counter()
+        with not_collecting():
+            variant = _Variant(self._function, self.name, key, arrays, self._owned)
+        self.compile_seconds += time.perf_counter() - started
         self.traces += 1
         self._variants.insert(0, variant)
         del self._variants[MOST_VARIANTS:]

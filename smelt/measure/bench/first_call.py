@@ -1,4 +1,5 @@
-"""First calls: a network in; milliseconds of a first call, with an empty cache and a full one, and of a second, out.
+"""First calls: a network in; milliseconds of a first call, with an empty cache and a full one, and of a second, out;
+and how much of the first was compiling.
 
 Every call is made in a fresh process that has imported everything before. ``python -m smelt.measure.bench.first_call
 KIND NETWORK BATCH`` is that process: KIND is train or infer.
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import smelt
-from smelt.measure.bench.infer_smelt import inference
 from smelt.measure.bench.networks import make
 from smelt.measure.bench.results import OURS, Result
 from smelt.measure.bench.train_smelt import training_step
@@ -25,18 +25,24 @@ from smelt.measure.bench.train_smelt import training_step
 IMPORT = "import time; start = time.perf_counter(); import smelt; print((time.perf_counter() - start) * 1e3)"
 
 
+FORMS = ("first call, empty cache", "compiling", "first call, full cache", "finding", "second call")
+
+
 @dataclass(frozen=True)
 class FirstCall:
     """Milliseconds of the first call of a training step or of inference, and of the call after it.
 
-    The difference is what tracing, compiling or loading, and linking take.
+    Of each first call there is also what tracing, compiling or finding the code, and linking took. The rest is running,
+    and memory that is touched for the first time.
     """
 
     network: str
     batch: int
     kind: str
     empty: Result
+    empty_compiling: Result
     full: Result
+    full_compiling: Result
     second: Result
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,23 +60,18 @@ def first_calls(networks: Sequence[tuple[str, int]], kinds: Sequence[str], round
     """Measure networks at their batches; each round has an empty cache, and then the one the first call filled."""
     for network, batch in networks:
         for kind in kinds:
-            empty, full, second = [], [], []
+            times: list[tuple[float, ...]] = []
             for _ in range(rounds):
                 with tempfile.TemporaryDirectory() as cache:
                     call = ["-m", "smelt.measure.bench.first_call", kind, network, str(batch)]
-                    empty.append(_run(call, cache)[0])
-                    first, after = _run(call, cache)
-                    full.append(first)
-                    second.append(after)
-            threads = smelt.get_threads()
-            yield FirstCall(
-                network,
-                batch,
-                kind,
-                Result.of(OURS, threads, "first call, empty cache", empty),
-                Result.of(OURS, threads, "first call, full cache", full),
-                Result.of(OURS, threads, "second call", second),
-            )
+                    compiling, first, _ = _run(call, cache)
+                    linking, again, second = _run(call, cache)
+                    times.append((first, compiling, again, linking, second))
+            results = [
+                Result.of(OURS, smelt.get_threads(), form, taken)
+                for form, taken in zip(FORMS, zip(*times, strict=True), strict=True)
+            ]
+            yield FirstCall(network, batch, kind, *results)
 
 
 def _run(arguments: list[str], cache: str | None) -> list[float]:
@@ -86,16 +87,18 @@ def _run(arguments: list[str], cache: str | None) -> list[float]:
 
 
 def main(kind: str, name: str, batch: int) -> None:
-    """Print the milliseconds of the first two calls in this process."""
+    """Print the milliseconds of compiling, and of the first two calls in this process."""
     import llvmlite.binding  # noqa: F401  (its import is not compilation)
 
     network = make(name)
     (x, y), *_ = network.batches(batch, 1)
-    step, forward = smelt.compile(training_step(network)), inference(network)
+    compiled = smelt.compile(training_step(network)) if kind == "train" else network.model.compile()
+    taken = []
     for _ in range(2):
         start = time.perf_counter()
-        step(x, y).item() if kind == "train" else forward(x)
-        print((time.perf_counter() - start) * 1e3)
+        compiled(*([x, y] if kind == "train" else [x])).numpy()
+        taken.append((time.perf_counter() - start) * 1e3)
+    print(compiled.compile_seconds * 1e3, *taken)
 
 
 if __name__ == "__main__":
