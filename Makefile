@@ -13,7 +13,7 @@ help:
 	@echo "make demo        make .venv, install Smelt, train on scikit-learn's digits"
 	@echo "make test        formatting, types, tests"
 	@echo "make test-peers  tests against PyTorch, which is installed for it"
-	@echo "make emulators   the zoo as C on the emulated microcontrollers that are installed"
+	@echo "make emulators   the zoo as C at its own sizes: by the compilers, and on the emulated boards, that are installed"
 	@echo "make stability   the runtime for five minutes: threads, forks, interrupts, memory; wants an idle machine"
 	@echo "make bench       install the peers in $(BENCH), then time training and inference side by side"
 	@echo "make clean       remove the environments and everything made here"

@@ -84,8 +84,8 @@ def test_strict_compilers_find_nothing_and_the_self_test_passes(name: str, compi
     assert run(program) == "net: passed, 0 numbers wrong in 2 runs\n"
 
 
-@pytest.mark.parametrize("name", ["lenet5", "every layer"])
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("name", ["lenet5", "ds_cnn", "mobilenet_v2", "every layer", "sequences"])
+@pytest.mark.parametrize("compiler", ["cc", "clang"])
 def test_sanitizers_find_nothing(name: str, compiler: str, tmp_path: Path) -> None:
     folder = write(exported(name), tmp_path)
     flags = ["-g", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
