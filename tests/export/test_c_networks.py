@@ -102,16 +102,17 @@ def test_a_wrong_network_fails_its_self_test(tmp_path: Path) -> None:
         run(folder / "program")
 
 
-def test_infinities_and_not_a_number_are_what_was_recorded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiler", ["cc", "gcc", "clang", "tcc"])
+def test_infinities_and_not_a_number_are_what_was_recorded(compiler: str, tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(2, 3))
-    model[0].weight._value = np.array([[np.nan, 1], [np.inf, 0], [2, 1e-45]], np.float32)
+    model[0].weight._value = np.array([[np.nan, 1], [-np.inf, 0], [2, 1e-45]], np.float32)
     made = smelt.export.c(model, tmp_path, (2,), name="net", samples=inputs((2,)))
-    run(need("cc"), *STRICT, tmp_path / "net.c", tmp_path / "net_test.c", "-o", tmp_path / "program")
+    run(need(compiler), *STRICT, tmp_path / "net.c", tmp_path / "net_test.c", "-o", tmp_path / "program")
     assert run(tmp_path / "program") == "net: passed, 0 numbers wrong in 2 runs\n"
     test = made.files["net_test.c"]
     last = test[: test.index("};", test.index("expected_y"))].rstrip()  # an infinity must not excuse the others
     (tmp_path / "net_test.c").write_text(f"{last.rpartition(' ')[0]} 1.0f{test[len(last) :]}")
-    run(need("cc"), tmp_path / "net.c", tmp_path / "net_test.c", "-o", tmp_path / "program")
+    run(need(compiler), tmp_path / "net.c", tmp_path / "net_test.c", "-o", tmp_path / "program")
     with pytest.raises(AssertionError, match="FAILED, 1 numbers wrong"):
         run(tmp_path / "program")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from smelt.compiler.emit.c import CUnit
-from smelt.compiler.emit.expressions import TYPE, Needs
+from smelt.compiler.emit.expressions import FLOATS, TYPE, Needs
 from smelt.compiler.loops import ITEMSIZE, Buffer
 from smelt.export.c99.header import Form, accessor, parameters
 from smelt.export.c99.network import Network
@@ -21,7 +21,7 @@ def array(head: str, values: np.ndarray, dtype: str, needs: Needs) -> str:
     if dtype == "f32" and np.isfinite(flat).all():
         texts = [f" {v}f," for v in map(str, flat)]  # the shortest that reads back the same; never without . or e
     else:
-        texts = [f" {needs.number(v, dtype).text}," for v in flat.tolist()]
+        texts = [f" {_element(v, dtype, needs)}," for v in flat.tolist()]
     texts[-1] = texts[-1][:-1]
     lines, line, length = [], [" "], 1
     for text in texts:
@@ -31,6 +31,14 @@ def array(head: str, values: np.ndarray, dtype: str, needs: Needs) -> str:
         line.append(text)
         length += len(text)
     return "\n".join([f"{head}[{flat.size}] = {{", *lines, "".join(line), "};"])
+
+
+def _element(value: float, dtype: str, needs: Needs) -> str:
+    """Return an element of a constant array; to tcc, infinities and NaN of ``math.h`` are no constants."""
+    if dtype not in FLOATS or np.isfinite(value):
+        return needs.number(value, dtype).text
+    f = "f" if dtype == "f32" else ""
+    return f"{0.0 if np.isnan(value) else np.copysign(1.0, value)}{f} / 0.0{f}"
 
 
 def source(net: Network, form: Form) -> str:
