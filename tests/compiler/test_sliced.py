@@ -81,3 +81,13 @@ def test_large_state_is_asked_for_before_the_sums_that_change_it(width: int, ask
     lines = [line.split()[1].split("[")[0] for line in before.splitlines() if "prefetch" in line]
     assert len(set(lines)) == asked
     assert len(lines) >= asked * 8
+
+
+@pytest.mark.parametrize(("channels", "asks"), [(32, True), (3, False)])
+def test_a_convolution_asks_for_the_next_image(channels: int, asks: bool) -> None:
+    """Not where the sums of a tile are too short for it, or all images together are few bytes."""
+    step = smelt.compile(nn.Conv2d(channels, 16, 3))
+    x = np.random.default_rng(0).normal(size=(60, channels, 20, 20)).astype(np.float32)
+    assert step(x[:3]).numpy().tobytes() == step(x).numpy()[:3].tobytes()
+    kernels = program.lower(step.graph, dict.fromkeys(step.graph.states), ISAS["znver4"]).kernels
+    assert any("prefetch" in str(k) for k in kernels if "conv2d" in k.note) == asks

@@ -7,6 +7,7 @@ other kernels have moved more than the caches hold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from smelt.compiler.loops import ITEMSIZE, Builder, Index, Instr
@@ -17,10 +18,14 @@ from smelt.compiler.passes.storage import Plan
 
 FAR_BYTES = 1 << 20  # a buffer of this size does not stay in a second-level cache as a whole
 LINE_BYTES = 64
+STEPS = 128  # of the ks, in which a tile's share of the next image can arrive
 
 
-def ask_for_what_follows(b: Builder, plan: Plan, group: Group, points: Iterable[Point]) -> None:
-    """Ask for what the nodes that follow a contraction read at the points of a tile, before its sums begin."""
+def ask_for_what_follows(b: Builder, plan: Plan, group: Group, points: Iterable[Point]) -> int:
+    """Ask for what the nodes that follow a contraction read at the points of a tile, before its sums begin.
+
+    Returns for how many lines.
+    """
     probe = Builder("probe")
     e = Evaluator(plan, group, probe)
     e.given = {root: probe.value("f32", 1) for root in group.roots}
@@ -36,6 +41,7 @@ def ask_for_what_follows(b: Builder, plan: Plan, group: Group, points: Iterable[
             if line not in asked:
                 asked.add(line)
                 b.prefetch(buffer, index)
+    return len(asked)
 
 
 def ask_for_next_sample(b: Builder, p: Part, tiles: int, tile: Index, sample: Index, line: Index) -> None:
@@ -46,3 +52,21 @@ def ask_for_next_sample(b: Builder, p: Part, tiles: int, tile: Index, sample: In
         start = (sample + 1) * stride[p.ks[0]] + line * stride[p.ks[1]] + tile * (count * wide) + storage.offset
         for n in range(count):
             b.prefetch(storage.buffer, start + n * wide)
+
+
+def ask_for_next_image(b: Builder, p: Part, at: dict[str, Index], pixels: int, asked: int) -> None:
+    """Ask for one tile's share of the next image, where a convolution takes one after another.
+
+    Not where a tile's sums take too short for it, or more lines than a quarter of its pixels were ``asked`` for.
+    """
+    steps = math.prod(p.extent[k] for k in p.ks)
+    if p.a.buffer.nbytes < FAR_BYTES or "n" not in at or steps < STEPS or 4 * asked > pixels:
+        return
+    wide, here, size = LINE_BYTES // ITEMSIZE[p.a.buffer.dtype], Index(), 1
+    for r in reversed(p.rows[1:]):
+        here = here + at[r] * size
+        size *= p.extent[r]
+    share = -(-p.a_stride["n"] // size)
+    start = (at["n"] + 1) * p.a_stride["n"] + here * share + p.a.offset
+    for n in range(-(-share * pixels // wide)):
+        b.prefetch(p.a.buffer, start + n * wide)

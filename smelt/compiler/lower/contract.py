@@ -16,7 +16,7 @@ from functools import partial
 
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import ITEMSIZE, Builder, Index, Kernel, Range, Sweep, Value, var
-from smelt.compiler.lower.ahead import ask_for_what_follows
+from smelt.compiler.lower.ahead import ask_for_next_image, ask_for_what_follows
 from smelt.compiler.lower.evaluate import Evaluator, Point, accesses, pieces, pixel
 from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
 from smelt.compiler.lower.parts import Part, describe
@@ -433,7 +433,9 @@ class ContractLowering:
         if not p.window:
             each = itertools.product(rows, widths)
             points = (Point(_at(p.out, at, r, p.lane, off), p.lane_axis if w > 1 else None, w) for r, (off, w) in each)
-            ask_for_what_follows(self.b, self.plan, self.group, points)
+            asked = ask_for_what_follows(self.b, self.plan, self.group, points)
+            if p.rows[:1] == ["n"] and p is self.parts[0] and not _depthwise(p):
+                ask_for_next_image(self.b, p, at, len(rows), asked)
             self._finish(p, at, rows, widths, accumulate(self.b, p, at, rows, widths))
             return
         window = itertools.product(*([(name, i) for i in range(size)] for name, size in p.window))
