@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+import smelt
 from smelt import models
 from smelt.compiler import jit, program
 from smelt.compiler.loops import If, Instr, Loop, Stmt
+from smelt.compiler.passes.freeze import freeze
 from smelt.compiler.program import Lowered
 
 from .assembly import functions
@@ -35,6 +37,15 @@ def assemble(lowered: Lowered, isa: str) -> dict[str, list[str]]:
 def training(name: str, isa: str, rows: int) -> Lowered:
     case = Training(NETWORKS[name])
     return lower(case.step, list(case.case.data(rows)), isa)
+
+
+@functools.cache
+def inference(name: str, isa: str) -> Lowered:
+    """Return a network of the zoo's kernels for one sample."""
+    model, x = models.MODELS[name]().eval(), np.zeros((1, *models.INPUT_SHAPES[name]), np.float32)
+    with smelt.no_grad():
+        graph = freeze(trace(lambda x: model(x), [x], rows=False)).graph
+    return program.lower(graph, None, COUNTED[isa])
 
 
 def vector_fmas(body: Sequence[Stmt]) -> int:

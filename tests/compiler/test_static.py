@@ -1,58 +1,80 @@
-"""What the zoo's training steps cost on four processors, as far as it can be counted without running them.
+"""What training steps and inference of the zoo cost on four processors, as far as it can be counted.
 
-Barriers and bytes are upper bounds, so that nobody raises one unnoticed: lower them when there are fewer.
+Barriers, bytes and spills are upper bounds, so that nobody raises one unnoticed: lower them when there are fewer.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
 
+from smelt.compiler.program import Lowered
+
 from .assembly import Code, hottest
 from .isas import COUNTED
-from .lowering import assemble, training, vector_fmas
+from .lowering import assemble, inference, training, vector_fmas
 
-BATCH = 64
-BARRIERS = {"mnist_cnn": 8, "ds_cnn": 147, "resnet8_wide": 115}
-ARENA = {"mnist_cnn": 8_691_840, "ds_cnn": 55_190_400, "resnet8_wide": 66_746_176}
-SPILLS = {("ds_cnn", "haswell"): 5, ("ds_cnn", "cortex-a76"): 4}  # in the inner loop of the first convolution
-each_network = pytest.mark.parametrize("name", BARRIERS)
+
+@dataclass(frozen=True)
+class Cost:
+    """Most barriers and bytes of a program, and vectors that its inner loops put on the stack, by processor.
+
+    Spills are there where a short loop over channels is unrolled whole, and LLVM loads what comes next too early.
+    """
+
+    lower: Callable[[str], Lowered]
+    barriers: int
+    arena: int
+    spills: dict[str, int]
+
+
+COSTS = {
+    "mnist_cnn, batch 64": Cost(lambda isa: training("mnist_cnn", isa, 64), 8, 8_691_840, {}),
+    "ds_cnn, batch 64": Cost(lambda isa: training("ds_cnn", isa, 64), 103, 53_142_912, {"haswell": 5, "cortex-a76": 4}),
+    "resnet8, batch 64": Cost(lambda isa: training("resnet8_wide", isa, 64), 81, 64_686_400, {}),
+    "ds_cnn, one sample": Cost(lambda isa: inference("ds_cnn", isa), 11, 115_200, {"haswell": 9, "cortex-a76": 4}),
+    "resnet8, one sample": Cost(lambda isa: inference("resnet8", isa), 10, 368_640, {"haswell": 8}),
+    "mobilenet_v1, one sample": Cost(
+        lambda isa: inference("mobilenet_v1", isa), 29, 763_776, {"haswell": 33, "cortex-a76": 57}
+    ),
+}
+each_program = pytest.mark.parametrize("cost", COSTS.values(), ids=list(COSTS))
 each_processor = pytest.mark.parametrize("isa", COUNTED)
 
 
-def important(name: str, isa: str) -> dict[str, tuple[Code, int]]:
-    """Return the inner loop of each kernel with 1 % of the step's MACs or more, and the multiply-adds planned for it.
+def important(lowered: Lowered, isa: str) -> dict[str, tuple[Code, int]]:
+    """Return the inner loop of each kernel with 1 % of the MACs or more, and the multiply-adds planned for it.
 
     Equal kernels share a function, which is here once.
     """
-    lowered = training(name, isa, BATCH)
     least = sum(k.macs for k in lowered.kernels) // 100
     kernels = [k for k in lowered.kernels if k.macs > least]
-    code = assemble(replace(lowered, phases=[kernels]), isa)
+    code = assemble(replace(lowered, phases=[[k] for k in kernels]), isa)
     return {k.name: (hottest(code[k.name]), vector_fmas(k.body)) for k in kernels if k.name in code}
 
 
 @each_processor
-@each_network
-def test_inner_loops_are_multiply_adds_in_registers(name: str, isa: str) -> None:
-    found = important(name, isa)
-    assert len(found) >= 5
+@each_program
+def test_inner_loops_are_multiply_adds_in_registers(cost: Cost, isa: str) -> None:
+    found = important(cost.lower(isa), isa)
+    assert len(found) >= 4
     for kernel, (code, planned) in found.items():
         assert code.fmas == planned >= 8, f"{kernel}: as many as keep two pipes of four cycles busy"
         assert (code.scalar_fmas, code.calls) == (0, 0), kernel
-        assert code.stack_stores <= SPILLS.get((name, isa), 0), kernel
-        assert code.widest == COUNTED[isa].vector_bytes, kernel
+        assert code.stack_stores <= cost.spills.get(isa, 0), kernel
+        assert 2 * code.widest >= COUNTED[isa].vector_bytes, f"{kernel}: half a vector where there are 8 channels"
         assert len(code.lines) <= 4 * code.fmas, kernel
 
 
 @each_processor
-@each_network
-def test_a_step_has_no_more_barriers_than_it_had(name: str, isa: str) -> None:
-    assert len(training(name, isa, BATCH).phases) - 1 <= BARRIERS[name]
+@each_program
+def test_there_are_no_more_barriers_than_there_were(cost: Cost, isa: str) -> None:
+    assert len(cost.lower(isa).phases) - 1 <= cost.barriers
 
 
 @each_processor
-@each_network
-def test_a_step_takes_no_more_memory_than_it_took(name: str, isa: str) -> None:
-    assert training(name, isa, BATCH).arena_bytes <= ARENA[name]
+@each_program
+def test_it_takes_no_more_memory_than_it_took(cost: Cost, isa: str) -> None:
+    assert cost.lower(isa).arena_bytes <= cost.arena
