@@ -186,13 +186,15 @@ class Range:
     """How many units a kernel's parallel axis has: ``const``, or ``per`` for every row of the batch.
 
     ``rows`` says that unit ``i`` is row ``i`` of the batch, so that two such kernels cut the batch alike. With
-    ``caller`` all units belong to thread 0, which is the thread that called.
+    ``slices``, equally many units belong to each of so many slices of the batch, a power of two: slice ``i`` begins
+    with row ``n * i // slices``. With ``caller`` all units belong to thread 0, which is the thread that called.
     """
 
     const: int = 0
     per: int = 0
     grain: int = 1
     caller: bool = False
+    slices: int = 0
 
     @property
     def rows(self) -> bool:
@@ -249,7 +251,7 @@ class Kernel:
     body: list[Stmt]
     reads: set[Buffer] = field(default_factory=set)
     writes: set[Buffer] = field(default_factory=set)
-    aligned: set[Buffer] = field(default_factory=set)  # touched only at the kernel's own rows of the batch
+    aligned: set[Buffer] = field(default_factory=set)  # touched only at the kernel's own rows (or slices) of the batch
     note: str = ""
     lines: tuple[str, ...] = ()  # of the user's code
     layers: tuple[str, ...] = ()
@@ -436,7 +438,7 @@ class Builder:
         """Return the kernel."""
         kernel = Kernel(self.name, range, self._stack[0], self.reads, self.writes, **facts)  # type: ignore[arg-type]
         kernel.choices = tuple(self.choices)
-        if range.rows:
+        if range.rows or range.slices:
             kernel.aligned = (self.reads | self.writes) - self.unaligned
         return kernel
 

@@ -316,7 +316,7 @@ def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
     module = Module(isa)
     for kernel in lowered.kernels:
         module.add(kernel)
-    emitter = StepEmitter(module)
+    emitter = StepEmitter(module, lowered.capacity)
     if lowered.apart:
         ends = [*lowered.graph.inputs, *lowered.graph.outputs]
         slots = len(ends) + len(lowered.graph.states) + len(lowered.plan.arrays)

@@ -137,7 +137,7 @@ def _best_time(kernel: Kernel, arrays: list[np.ndarray], threads: int, seconds: 
     isa = host()
     module = Module(isa)
     module.add(kernel)
-    module.add_text(*StepEmitter(module).emit([[kernel]]))
+    module.add_text(*StepEmitter(module, 0).emit([[kernel]]))
     library = jit.Library(jit.compile_object(module.text(), isa), ("step",))
     team = workers.team()
     table = np.zeros(CTX_TABLE // 8 + len(arrays), np.int64)

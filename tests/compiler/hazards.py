@@ -16,21 +16,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from smelt.compiler.loops import ITEMSIZE, Buffer, If, Index, Instr, Kernel, Let, Loop, Range, Stmt
+from smelt.compiler.loops import ITEMSIZE, Buffer, If, Index, Instr, Kernel, Let, Loop, Stmt
 from smelt.compiler.passes.bands import Units, takes_turns, turns
+from smelt.compiler.passes.rows import units_of
 from smelt.compiler.program import Lowered
 
 Mask = np.ndarray
 ZEROED = -2  # what a byte holds that was zeroed before the first run
-
-
-def share(range_: Range, rows: int, thread: int, threads: int) -> tuple[int, int]:
-    """Return the units [lo, hi) of a kernel's range that a thread does."""
-    if range_.caller:
-        return 0, range_.const if thread == 0 else 0
-    size = rows * range_.per if range_.per else range_.const
-    units = -(-size // range_.grain)
-    return units * thread // threads, units * (thread + 1) // threads
 
 
 @dataclass
@@ -59,7 +51,7 @@ class _Walk:
         for s in body:
             if isinstance(s, Let):
                 a = [self._number(x) for x in s.args]
-                self.numbers[s.var] = min(a) if s.op == "min" else a[0] * a[1] // a[2]
+                self.numbers[s.var] = {"min": min, "max": max}[s.op](a) if s.op != "muldiv" else a[0] * a[1] // a[2]
             elif isinstance(s, If):
                 if self._number(s.left) < self._number(s.right):
                     self._walk(s.body)
@@ -205,7 +197,7 @@ def _between_barriers(lowered: Lowered, rows: int, threads: int) -> Iterator[tup
             for halves in zip(*turns(phase, threads), strict=True):
                 yield i, list(halves)
         else:
-            yield i, [[(k, *share(k.range, rows, thread, threads)) for k in phase] for thread in range(threads)]
+            yield i, [units_of(phase, rows, t, threads, lowered.capacity) for t in range(threads)]
 
 
 def _touched(units: Units, rows: int, problems: list[str]) -> list[tuple[str, Touched]]:

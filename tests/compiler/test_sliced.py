@@ -51,7 +51,7 @@ def test_slices_follow_the_batch_and_not_the_threads(name: str, precision: str) 
     smelt.set_threads(None)
 
 
-@pytest.mark.parametrize(("name", "slices"), [("dense", 16), ("wide", 16), ("thick", 4)])
+@pytest.mark.parametrize(("name", "slices"), [("dense", 32), ("wide", 32), ("thick", 4)])
 def test_there_are_as_many_slices_as_are_small_beside_the_operands(name: str, slices: int) -> None:
     step = gradient(LAYERS[name]())
     step(np.zeros((40, 16, 20, 20), np.float32))

@@ -11,11 +11,14 @@ from collections.abc import Callable, Sequence
 
 from smelt.compiler.emit.denormals import denormals
 from smelt.compiler.emit.llvm import CTX_ARENA, CTX_ARENAS, CTX_STAMPS, CTX_TABLE, CTX_TEAM, Module
+from smelt.compiler.emit.rows import emit_rows
 from smelt.compiler.emit.turns import emit_turns
 from smelt.compiler.loops import Buffer, Kernel, Range
 from smelt.compiler.passes.bands import takes_turns
 from smelt.compiler.passes.memory import ALIGNMENT
+from smelt.compiler.passes.rows import rows_in_turn, slices_of, together
 
+Shares = dict[tuple[Range, int], int]  # shares by range and slices of the phase, numbered
 _TEAM = [f"  %teamslot = getelementptr i8, ptr %ctx, i64 {CTX_TEAM}", "  %team = load ptr, ptr %teamslot, align 8"]
 _PREAMBLE = [
     "  %next = add i64 %thread, 1",
@@ -26,10 +29,13 @@ _PREAMBLE = [
 
 
 class StepEmitter:
-    """Emits the step of one module."""
+    """Emits the step of one module; ``capacity`` is how many rows a batch has at most."""
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: Module, capacity: int) -> None:
         self.isa, self.declare, self.calls = module.isa, module.declare, module.calls
+        self.capacity = capacity
+        self._named = 0
+        self._texts: list[str] = []
 
     def emit(self, phases: Sequence[Sequence[Kernel]], stamps: bool = False) -> list[str]:
         """Return ``step`` and ``barrier``: each thread does its share of every kernel, and waits after each phase.
@@ -40,7 +46,7 @@ class StepEmitter:
         lines += _TEAM
         before, after = denormals(self.isa.triple, self.declare, flush=True)
         lines += before
-        shares: dict[Range, int] = {}
+        shares: Shares = {}
         calls = 0
         count = 1 + sum(len(p) for p in phases) + max(len(phases) - 1, 0)
         stamp = self._stamper(count) if stamps else list
@@ -58,13 +64,9 @@ class StepEmitter:
                 text.append(self._turns(i, phase, stamps))
                 lines += self._both_halves(i, len(phase), stamp if stamps else None)
                 continue
-            for kernel in phase:
+            for run in together(phase):
                 calls += 1
-                if kernel.range not in shares:
-                    shares[kernel.range] = len(shares)
-                    lines += _share(kernel.range, shares[kernel.range])
-                lines += self._call(kernel, calls, shares[kernel.range])
-                lines += stamp()
+                lines += self._shared(run, slices_of(phase), shares, calls, text, stamp if stamps else None)
         if failed:
             lines += ["  br label %end", "end:"]
         lines += [*after, "  ret void", "}"]
@@ -78,16 +80,14 @@ class StepEmitter:
         cases = " ".join(f"i64 {i}, label %phase{i}" for i in range(len(phases)))
         lines = ["define void @phase(ptr %ctx, i64 %number, i64 %thread, i64 %threads) {", "entry:", *_PREAMBLE]
         lines.append(f"  switch i64 %number, label %out [{cases}]")
-        calls = named = 0
+        calls = 0
+        text: list[str] = []
         for i, phase in enumerate(phases):
             lines.append(f"phase{i}:")
-            shares: dict[Range, int] = {}
-            for kernel in phase:
+            shares: Shares = {}
+            for run in together(phase):
                 calls += 1
-                if kernel.range not in shares:
-                    shares[kernel.range], named = named, named + 1
-                    lines += _share(kernel.range, shares[kernel.range])
-                lines += self._call(kernel, calls, shares[kernel.range])
+                lines += self._shared(run, slices_of(phase), shares, calls, text)
             lines.append("  br label %out")
         lines += ["out:", "  ret void", "}"]
         before, after = denormals(self.isa.triple, self.declare, flush=True)
@@ -112,11 +112,43 @@ class StepEmitter:
             "  ret void",
             "}",
         ]
-        return ["\n".join(lines), "\n".join(step), self._barrier()]
+        return [*text, "\n".join(lines), "\n".join(step), self._barrier()]
 
     def _barrier(self) -> str:
         self.declare("i32 @sched_yield()")
         return BARRIER.replace("PAUSE", self._pause())
+
+    def _shared(
+        self,
+        run: Sequence[Kernel],
+        cut: int,
+        shares: Shares,
+        number: int,
+        text: list[str],
+        stamp: Callable[..., list[str]] | None = None,
+    ) -> list[str]:
+        """Return the lines that do a thread's share of one kernel, or of several that take turns on the batch.
+
+        ``shares`` numbers the shares computed before; the function of a run is added to ``text``.
+        """
+        range_ = run[0].range if len(run) == 1 else Range(cut) if cut else Range(per=1)
+        key = (range_, cut if len(run) == 1 else 0)
+        lines = []
+        if key not in shares:
+            shares[key] = self._named
+            self._named += 1
+            lines += _share(*key, shares[key])
+        s = shares[key]
+        if len(run) == 1:
+            return [*lines, *self._call(run[0], number, s), *(stamp() if stamp else [])]
+        name = f"rows{len(self._texts)}"
+        counter = self.counter() if stamp else ""
+        turn = rows_in_turn(run, self.capacity)
+        text.append(emit_rows(name, run, cut, turn, self.calls, _pointer, counter))
+        self._texts.append(name)
+        sums = f"%sums.{name}"
+        call = f"  call void @{name}(ptr %ctx, ptr %arena, i64 %lo{s}, i64 %hi{s}, ptr {sums if stamp else 'null'})"
+        return [*lines, *(self._timed(name, len(run), [call], stamp) if stamp else [call])]
 
     def _call(self, kernel: Kernel, number: int, s: int) -> list[str]:
         """Return the lines that run share ``s`` of a kernel."""
@@ -174,7 +206,7 @@ class StepEmitter:
             "  store ptr %myarena, ptr %arenaslot, align 8",
             "  %rows = load i64, ptr %ctx, align 8",
             "  %next = add i64 %thread, 1",
-            *_share(Range(per=1), 0),
+            *_share(Range(per=1), 0, 0),
             *(clock.begin() if clock else ()),
             "  br label %slice",
             "slice:",
@@ -236,28 +268,33 @@ class StepEmitter:
         return emit_turns(number, run, self.calls, _pointer, self.counter() if stamps else "")
 
     def _both_halves(self, number: int, kernels: int, stamp: Callable[..., list[str]] | None) -> list[str]:
-        """Return the lines that do a thread's turns, wait for all, and do the others.
-
-        Time stamps after each kernel lie as far apart as its turns took together.
-        """
-        sums = f"%sums{number}" if stamp else "null"
-        lines = [f"  {sums} = alloca [{kernels} x i64], align 8"] if stamp else []
-        if stamp:
-            lines.append(f"  store [{kernels} x i64] zeroinitializer, ptr {sums}, align 8")
-            lines.append(f"  %clock{number} = call i64 {self.counter()}()")
+        """Return the lines that do a thread's turns, wait for all, and do the others."""
+        name = f"turns{number}"
+        sums = f"%sums.{name}" if stamp else "null"
+        lines = []
         for half in (0, 1):
             arguments = f"ptr %ctx, ptr %arena, i64 %thread, i64 %threads, i64 {half}, ptr {sums}"
-            lines.append(f"  call void @turns{number}({arguments})")
+            lines.append(f"  call void @{name}({arguments})")
             lines += ["  call void @barrier(ptr %team, i64 %threads)"] * (half == 0)
-        before = f"%clock{number}"
-        for i in range(kernels if stamp else 0):
+        return self._timed(name, kernels, lines, stamp) if stamp else lines
+
+    def _timed(self, name: str, kernels: int, calls: list[str], stamp: Callable[..., list[str]]) -> list[str]:
+        """Return calls that sum up times, and the stamps of the kernels: as far apart as their turns took together."""
+        lines = [
+            f"  %sums.{name} = alloca [{kernels} x i64], align 8",
+            f"  store [{kernels} x i64] zeroinitializer, ptr %sums.{name}, align 8",
+            f"  %clock.{name} = call i64 {self.counter()}()",
+            *calls,
+        ]
+        before = f"%clock.{name}"
+        for i in range(kernels):
             lines += [
-                f"  %sum{number}.{i} = getelementptr i64, ptr {sums}, i64 {i}",
-                f"  %took{number}.{i} = load i64, ptr %sum{number}.{i}, align 8",
-                f"  %then{number}.{i} = add i64 {before}, %took{number}.{i}",
+                f"  %sum.{name}.{i} = getelementptr i64, ptr %sums.{name}, i64 {i}",
+                f"  %took.{name}.{i} = load i64, ptr %sum.{name}.{i}, align 8",
+                f"  %then.{name}.{i} = add i64 {before}, %took.{name}.{i}",
             ]
-            before = f"%then{number}.{i}"
-            lines += stamp(before) if stamp else []
+            before = f"%then.{name}.{i}"
+            lines += stamp(before)
         return lines
 
     def counter(self) -> str:
@@ -388,30 +425,35 @@ def _pointer(name: str, buffer: Buffer, ctx: str = "%ctx", arena: str = "%arena"
     ]
 
 
-def _share(range: Range, s: int) -> list[str]:
-    """Return the lines that compute this thread's [lo, hi) of a range."""
+def _share(range: Range, cut: int, s: int) -> list[str]:
+    """Return the lines that compute this thread's [lo, hi) of a range; ``cut`` is into how many slices its phase cuts.
+
+    The same as :func:`smelt.compiler.passes.rows.units_of`.
+    """
     if range.caller:
         return [
             f"  %lo{s} = add i64 0, 0",
             f"  %first{s} = icmp eq i64 %thread, 0",
             f"  %hi{s} = select i1 %first{s}, i64 {range.const}, i64 0",
         ]
-    total = f"mul i64 %rows, {range.per}" if range.per else f"add i64 0, {range.const}"
-    lines = [f"  %size{s} = {total}"]
-    units = f"%size{s}"
-    if range.grain != 1:
-        lines += [
-            f"  %up{s} = add i64 %size{s}, {range.grain - 1}",
-            f"  %units{s} = sdiv i64 %up{s}, {range.grain}",
-        ]
-        units = f"%units{s}"
-    return [
-        *lines,
-        f"  %lop{s} = mul i64 {units}, %thread",
-        f"  %lo{s} = sdiv i64 %lop{s}, %threads",
-        f"  %hip{s} = mul i64 {units}, %next",
-        f"  %hi{s} = sdiv i64 %hip{s}, %threads",
-    ]
+    lines, units, each = [], f"%size{s}", 1
+    if cut and (range.rows or range.slices):
+        lines.append(f"  {units} = add i64 0, {cut}")
+        each = range.const // cut if range.slices else 0
+    else:
+        lines.append(f"  {units} = " + (f"mul i64 %rows, {range.per}" if range.per else f"add i64 0, {range.const}"))
+        if range.grain != 1:
+            units = f"%units{s}"
+            lines += [f"  %up{s} = add i64 %size{s}, {range.grain - 1}", f"  {units} = sdiv i64 %up{s}, {range.grain}"]
+    ends = (("lo", "%thread"), ("hi", "%next"))
+    for end, thread in ends:
+        whole = f"%{end}{s}" if each == 1 else f"%{end}s{s}"
+        lines += [f"  %{end}p{s} = mul i64 {units}, {thread}", f"  {whole} = sdiv i64 %{end}p{s}, %threads"]
+        if each > 1:
+            lines.append(f"  %{end}{s} = mul i64 {whole}, {each}")
+        elif each == 0:
+            lines += [f"  %{end}r{s} = mul i64 %rows, {whole}", f"  %{end}{s} = sdiv i64 %{end}r{s}, {cut}"]
+    return lines
 
 
 BARRIER_PATIENCE = 72

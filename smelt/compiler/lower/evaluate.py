@@ -49,6 +49,7 @@ class Evaluator:
 
     def __init__(self, plan: Plan, group: Group, builder: Builder, row: Index | None = None) -> None:
         self.plan, self.group, self.b, self.row = plan, group, builder, row
+        self.slices = False  # rows are walked within slices of their own
         self.given: dict[Node, Value] = {}
         self.tile: tuple[Node, dict[tuple[Index, ...], Value]] | None = (
             None  # a node whose values at some points are given
@@ -124,7 +125,8 @@ class Evaluator:
 
     def _note(self, node: Node, storage: Storage, coords: Sequence[Index]) -> None:
         rows = node.spec.rows
-        if rows is None or rows.per != 1 or self.row is None or coords[rows.axis] != self.row:
+        own = self.slices or (self.row is not None and rows is not None and coords[rows.axis] == self.row)
+        if rows is None or rows.per != 1 or not own:
             self.b.unaligned.add(storage.buffer)
 
     def _load(self, node: Node, point: Point) -> Value:

@@ -1,7 +1,7 @@
 """Lower a group of reductions over the same axes, with the pointwise nodes before and after them.
 
-In: a reduce group. Out: one kernel, or two when few results are reduced from much: then sixteen fixed slices of the
-outermost reduced axis are summed apart and added in order, whatever the number of threads. Lanes run along a kept axis
+In: a reduce group. Out: one kernel, or two when few results are reduced from much: then fixed slices of the outermost
+reduced axis are summed apart and added in order, whatever the number of threads. Lanes run along a kept axis
 where one is contiguous, else along the reduced axis with a fixed tree at the end. Each nested loop starts its own
 sum, which keeps rounding errors small.
 """
@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from smelt.compiler.isa import Isa
-from smelt.compiler.loops import Buffer, Builder, Index, Instr, Kernel, Range, Value, as_index, var
+from smelt.compiler.loops import ITEMSIZE, Buffer, Builder, Index, Instr, Kernel, Range, Value, as_index, var
 from smelt.compiler.lower.evaluate import Evaluator, Point, pieces
+from smelt.compiler.lower.sums import SLICES, slices
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
 from smelt.ops.primitive import short_dtype
 
-SLICES = 16
 SLICED_WORK = 16384  # elements from which slicing pays
+FEW = 8  # elements that one of a slice's results stands for, at least
 WAYS = 4  # independent sums in the innermost loop
 
 
@@ -341,7 +342,12 @@ class ReduceLowering:
     def _sliced(self, outer: int) -> list[Kernel]:
         """Return two kernels: partial results of every slice, then their sum and what follows."""
         results = self.work // self._size(self.axes)
-        partial = [Buffer(f"{self.name}_{i}", self.dtype, SLICES * results, "arena") for i in range(len(self.roots))]
+        count = SLICES
+        follows = self.rows is not None and (outer, 1) == (self.rows.axis, self.rows.per) and outer != self.pair
+        if follows:
+            nbytes = self.work * ITEMSIZE[self.dtype]
+            count = max(SLICES, slices(nbytes, min(self.full[outer], self.work // (FEW * results))))
+        partial = [Buffer(f"{self.name}_{i}", self.dtype, count * results, "arena") for i in range(len(self.roots))]
         strides, step = {}, 1
         ordered = [a for a in self.order if a in self.kept and a != self.lane] + (
             [self.lane] if self.lane in self.kept else []
@@ -358,13 +364,14 @@ class ReduceLowering:
             return at
 
         self._new_builder(f"{self.name}_slices", None)
+        self.e.slices = follows
         self.e.hoist([*self.inputs], self.isa.lanes(self.dtype))
         self._say_lanes()
         self.b.choose("shared", "fixed slices of the data")
         with self.b.loop("s", var("lo"), var("hi")) as s:
             extent = self._extent(outer)
-            low = self.b.let("low", "muldiv", extent, s, SLICES)
-            high = self.b.let("high", "muldiv", extent, s + 1, SLICES)
+            low = self.b.let("low", "muldiv", extent, s, count)
+            high = self.b.let("high", "muldiv", extent, s + 1, count)
 
             def slice_body(coords: dict[int, Index], lanes: int) -> None:
                 values = self._reduce(coords, lanes, {outer: (low, high)})
@@ -372,7 +379,8 @@ class ReduceLowering:
                     self.b.store(buffer, place(coords, s), self.b.splat(value, lanes))
 
             self._serial_kept(slice_body)
-        first = self.b.finish(Range(SLICES))
+        self.b.unaligned.update(partial)
+        first = self.b.finish(Range(count, slices=count if follows else 0))
         self.used |= self.e.used
 
         self._new_builder(self.name, None)
@@ -382,10 +390,10 @@ class ReduceLowering:
 
         def sum_body(coords: dict[int, Index], lanes: int) -> None:
             values = [self.b.load(p, place(coords, Index()), lanes) for p in partial]
-            for s in range(1, SLICES):
-                more = [self.b.load(p, place(coords, Index(s)), lanes) for p in partial]
-                values = [self._combine(r, a, m) for r, a, m in zip(self.roots, values, more, strict=True)]
-            self._finish_point(coords, values, lanes)
+            with self.b.carry("s", 1, count, values) as (s, total):
+                more = [self.b.load(p, place(coords, s), lanes) for p in partial]
+                total[:] = [self._combine(r, a, m) for r, a, m in zip(self.roots, total, more, strict=True)]
+            self._finish_point(coords, total, lanes)
 
         units = self._each_kept(sum_body, False)
         self.used |= self.e.used

@@ -12,14 +12,13 @@ from dataclasses import replace
 from functools import partial
 
 from smelt.compiler.isa import Isa
-from smelt.compiler.loops import Builder, Index, Kernel, Range, Value, var
+from smelt.compiler.loops import Builder, Index, Kernel, Range, var
 from smelt.compiler.lower.ahead import ask_for_next_sample
 from smelt.compiler.lower.contract import ContractLowering, OnTile
 from smelt.compiler.lower.evaluate import Evaluator
 from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
 from smelt.compiler.lower.parts import Part
-from smelt.compiler.lower.reduce import SLICES
-from smelt.compiler.lower.sums import Sums
+from smelt.compiler.lower.sums import SLICES, Sums, slices
 from smelt.compiler.lower.tiles import Tile
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.storage import Plan
@@ -46,21 +45,24 @@ class SlicedLowering(ContractLowering):
         if more or not _is_sliced(p):
             return super()._emit()
         tile = self._pick(p, p.rows)
-        slices = _slices(p)
+        count = _slices(p)
         name, self.b = self.b.name, Builder(f"{self.b.name}_slices")
-        sums = Sums(self.b, p, self.dtype, slices)
-        units = self._sum_slices(p, tile, slices, sums)
-        self._note_rows(p)
+        sums = Sums(self.b, p, self.dtype, count)
+        units = self._sum_slices(p, tile, count, sums)
+        for i in (0, 1):
+            x = self.plan.operand(self.root, i)
+            if x.spec.rows is None or x.spec.rows.per != 1:
+                self.b.unaligned.add(self.plan.storage[x].buffer)
         self.before = (self.b.finish(units),)
         self.b = sums.b = Builder(name)
         self.b.unaligned.add(sums.buffer)
         self.e = Evaluator(self.plan, self.group, self.b)
         self.e.hoist(self.group.members(), self.vl)
-        return self._add_slices(p, replace(tile, high=1, wide=min(tile.wide, FEW_ROWS)), slices, sums)
+        return self._add_slices(p, replace(tile, high=1, wide=min(tile.wide, FEW_ROWS)), count, sums)
 
-    def _sum_slices(self, p: Part, tile: Tile, slices: int, sums: Sums) -> Range:
+    def _sum_slices(self, p: Part, tile: Tile, count: int, sums: Sums) -> Range:
         """Sum every slice of the samples. A unit is a tile of a slice, so that threads can also share a slice."""
-        self.b.choose("shared", f"tiles of the result, for each of {slices} fixed slices of the samples")
+        self.b.choose("shared", f"tiles of the result, for each of {count} fixed slices of the samples")
         self.b.choose(
             "memory", "sums wait in the arena while one sample is finished for all tiles, and the next asked for"
         )
@@ -81,8 +83,8 @@ class SlicedLowering(ContractLowering):
                 self._units(p, tile, axes, low, high, lambda at, *rest: body({**at, "slice": s}, *rest))
 
             each(lambda at, rows, widths: sums.clear(at, rows, widths))
-            start = self.b.let("low", "muldiv", samples, s, slices)
-            stop = self.b.let("high", "muldiv", samples, s + 1, slices)
+            start = self.b.let("low", "muldiv", samples, s, count)
+            stop = self.b.let("high", "muldiv", samples, s + 1, count)
             with self.b.loop(sample, start, stop) as i:
                 part = replace(p, ks=rest)
 
@@ -93,19 +95,20 @@ class SlicedLowering(ContractLowering):
                     sums.save(at, rows, widths, values)
 
                 each(add)
-        return Range(slices * tiles)
+        follows = count >= SLICES and sample != p.pair and p.batch[sample] == 1
+        return Range(count * tiles, slices=count if follows else 0)
 
-    def _add_slices(self, p: Part, tile: Tile, slices: int, sums: Sums) -> Range:
+    def _add_slices(self, p: Part, tile: Tile, count: int, sums: Sums) -> Range:
         """Add the slices in order, and compute what follows."""
         self.b.choose("shared", "results, from all slices")
         self._say_tile(p, tile)
         axes = self._unit_axes(p, tile)
 
         def body(at: dict[str, Index], rows: Steps, widths: Widths) -> None:
-            total: list[Value] = []
-            for s in range(slices):
-                values = sums.load({**at, "slice": Index(s)}, rows, widths)
-                total = [self.b.op("add", t, v) for t, v in zip(total, values, strict=True)] if s else values
+            first = sums.load({**at, "slice": Index(0)}, rows, widths)
+            with self.b.carry("slice", 1, count, first) as (s, total):
+                values = sums.load({**at, "slice": s}, rows, widths)
+                total[:] = [self.b.op("add", t, v) for t, v in zip(total, values, strict=True)]
             self._finish(p, at, rows, widths, total)
 
         self._units(p, tile, axes, var("lo"), var("hi"), body)
@@ -120,10 +123,10 @@ def _is_sliced(p: Part) -> bool:
 
 
 def _slices(p: Part) -> int:
-    """Return the number of slices, a power of two: as many as the samples, or as are small beside the operands."""
+    """Return the number of slices: at most the samples, and as many as are small beside the operands."""
     results = 4 * math.prod(p.extent[name] for name in [*p.outer, *p.rows, p.lane])
-    most = min(SLICES, p.extent[p.ks[0]], (p.a.buffer.nbytes + p.b.buffer.nbytes) // (SHARE * results))
-    return 1 << max(most, 1).bit_length() - 1
+    nbytes = p.a.buffer.nbytes + p.b.buffer.nbytes
+    return slices(nbytes, min(p.extent[p.ks[0]], nbytes // (SHARE * results)))
 
 
 def lower_contract(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:

@@ -12,6 +12,19 @@ from smelt.compiler.loops import Buffer, Builder, Index, Value
 from smelt.compiler.lower.microkernel import Steps, Widths
 from smelt.compiler.lower.parts import Part
 
+SLICES = 16  # of a batch, at least where there are as many rows
+MOST_SLICES = 256
+SLICE_BYTES = 1 << 17  # half a second-level cache
+
+
+def slices(nbytes: int, most: int) -> int:
+    """Return into how many slices to cut what takes ``nbytes``: a power of two, at most ``most``.
+
+    It depends on sizes alone, as bits do. A slice fits in a cache, for the kernel that reads what another wrote.
+    """
+    fit = 1 << max(nbytes // SLICE_BYTES - 1, 0).bit_length()
+    return min(max(fit, SLICES), MOST_SLICES, 1 << max(most, 1).bit_length() - 1)
+
 
 class Sums:
     """The results of one part, one number each (for each slice of the ks), in an arena buffer of their own."""

@@ -1,0 +1,88 @@
+"""Rows: take a few samples of a batch through the kernels of a phase, so that one finds in the cache what another left.
+
+In: the kernels of a phase. Out: how a phase cuts the batch among threads, and which of its kernels take turns on how
+many rows. Each computes every row once, with the same operations: no bit changes.
+
+Kernels over rows of the batch cut it evenly. Where a kernel of the phase sums fixed slices of the batch, all cut it
+between slices: a thread then sums what it wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from smelt.compiler.loops import Buffer, Kernel
+
+LARGE = 1 << 19  # bytes that one kernel leaves for another, from which on they take turns: half a second-level cache
+TURN = 1 << 19  # bytes that the kernels touch in a turn, of what follows the batch
+HEAVY = 1 << 18  # bytes a kernel reads beside, from which on reading them in every turn would cost more than it saves
+
+
+def slices_of(phase: Sequence[Kernel]) -> int:
+    """Return into how many slices a phase cuts the batch, or 0 where it cuts between any two rows."""
+    return min((k.range.slices for k in phase if k.range.slices), default=0)
+
+
+def together(phase: Sequence[Kernel]) -> list[list[Kernel]]:
+    """Return the kernels of a phase in order, those together that take turns."""
+    out: list[list[Kernel]] = []
+    for kernel in phase:
+        if out and all(map(_follows_batch, (*out[-1], kernel))):
+            out[-1].append(kernel)
+        else:
+            out.append([kernel])
+    return [group for run in out for group in ([run] if _passes_on(run) else [[k] for k in run])]
+
+
+def rows_in_turn(run: Sequence[Kernel], capacity: int) -> int:
+    """Return how many rows each kernel of a run does in a turn, where the phase has no slices."""
+    touched: set[Buffer] = set().union(*(k.aligned for k in run))
+    return max(1, TURN * capacity // max(sum(b.nbytes for b in touched), 1))
+
+
+def _follows_batch(kernel: Kernel) -> bool:
+    beside = kernel.reads - kernel.aligned - kernel.writes  # its own sums are those of one slice in a turn
+    return (kernel.range.rows or kernel.range.slices > 0) and sum(b.nbytes for b in beside) <= HEAVY
+
+
+def _passes_on(run: Sequence[Kernel]) -> bool:
+    return any(
+        buffer.nbytes >= LARGE
+        for i, kernel in enumerate(run)
+        for before in run[:i]
+        for buffer in before.writes & kernel.reads & kernel.aligned
+    )
+
+
+def units_of(
+    phase: Sequence[Kernel], rows: int, thread: int, threads: int, capacity: int
+) -> list[tuple[Kernel, int, int]]:
+    """Return what a thread does of a phase, in order: the units of each kernel, as the emitted code shares them."""
+    out = []
+    cut = slices_of(phase)
+    first, last = cut * thread // threads, cut * (thread + 1) // threads
+
+    def share(kernel: Kernel) -> tuple[int, int]:
+        if kernel.range.caller:
+            return 0, kernel.range.const if thread == 0 else 0
+        if cut and kernel.range.rows:
+            return rows * first // cut, rows * last // cut
+        if cut and kernel.range.slices:
+            return kernel.range.const // cut * first, kernel.range.const // cut * last
+        units = kernel.range.units(rows)
+        return units * thread // threads, units * (thread + 1) // threads
+
+    for run in together(phase):
+        if len(run) == 1:
+            out.append((run[0], *share(run[0])))
+        elif cut:
+            for s in range(first, last):
+                for k in run:
+                    each = k.range.const // cut
+                    inside = (rows * s // cut, rows * (s + 1) // cut) if k.range.rows else (s * each, (s + 1) * each)
+                    out.append((k, *inside))
+        else:
+            low, high = share(run[0])
+            turn = rows_in_turn(run, capacity)
+            out += [(k, r, min(r + turn, high)) for r in range(low, high, turn) for k in run]
+    return [(k, lo, hi) for k, lo, hi in out if lo < hi]

@@ -1,0 +1,121 @@
+"""Kernels that take turns on a few rows of the batch: the units they do, and the bits that come out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import smelt
+from smelt import nn, optim
+from smelt.compiler import program
+from smelt.compiler.loops import Kernel
+from smelt.compiler.passes import rows as passes
+from smelt.compiler.passes.rows import slices_of, together, units_of
+from smelt.compiler.program import Lowered
+from smelt.measure.profile import profile
+from tests.compiler.hazards import find_hazards
+from tests.compiler.isas import ISAS
+
+BATCH = 40
+
+
+class Step:
+    """A training step with a convolution, batch normalization and pooling."""
+
+    def __init__(self) -> None:
+        smelt.seed(0)
+        self.model = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(16 * 64, 5),
+        )
+        self.optimizer = optim.Adam(self.model.parameters(), lr=1e-3)
+        self.compiled = smelt.compile(self._step)
+
+    def _step(self, x: smelt.Tensor, y: smelt.Tensor) -> smelt.Tensor:
+        loss = nn.functional.cross_entropy(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+
+def data(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(rows, 3, 16, 16)).astype(np.float32), rng.integers(0, 5, rows)
+
+
+@pytest.fixture(scope="module")
+def step() -> Step:
+    step = Step()
+    step.compiled(*data(BATCH)).item()
+    return step
+
+
+def lowered(step: Step, isa: str) -> Lowered:
+    graph = step.compiled.graph
+    return program.lower(graph, dict.fromkeys(graph.states), ISAS[isa])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_forward_and_backward_take_turns(step: Step, isa: str) -> None:
+    low = lowered(step, isa)
+    runs = [run for phase in low.phases for run in together(phase) if len(run) > 1]
+    assert len(runs) >= 3
+    assert any(slices_of(p) for p in low.phases if any(len(r) > 1 for r in together(p)))
+    assert sum(k.range.slices > 0 for run in runs for k in run) >= 4, "sums take part"
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("rows", [BATCH, 33, 7, 1])
+def test_every_unit_is_done_once_by_one_thread(step: Step, rows: int, threads: int) -> None:
+    for phase in lowered(step, "znver4").phases:
+        done: dict[Kernel, list[tuple[int, int]]] = {}
+        for thread in range(threads):
+            for kernel, low, high in units_of(phase, rows, thread, threads, BATCH):
+                done.setdefault(kernel, []).append((low, high))
+        for kernel in phase:
+            parts = sorted(done[kernel])
+            assert [low for low, _ in parts] == [0, *(high for _, high in parts[:-1])]
+            assert parts[-1][1] == kernel.range.units(rows)
+
+
+@pytest.mark.parametrize(("rows", "threads"), [(BATCH, 3), (7, 2)])
+def test_turns_have_no_hazard(step: Step, rows: int, threads: int) -> None:
+    assert find_hazards(lowered(step, "haswell"), rows, threads, BATCH) == []
+
+
+def test_bits_are_those_without_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    got = []
+    for large in (1, 1 << 60):
+        monkeypatch.setattr(passes, "LARGE", large)
+        monkeypatch.setattr("smelt.compiler.jit.read_cache", lambda key: None)
+        for threads in (1, 2, 3):
+            smelt.set_threads(threads)
+            step = Step()
+            losses = [step.compiled(*data(rows)).item() for rows in (BATCH, BATCH, 17)]
+            got.append((losses, [p.numpy().tobytes() for p in step.model.parameters()]))
+    smelt.set_threads(None)
+    assert all(g == got[0] for g in got)
+
+
+def test_a_profile_adds_up_the_turns_of_each_kernel(step: Step) -> None:
+    measured = profile(step.compiled, *data(BATCH), steps=3)
+    assert all(k.microseconds > 0 for k in measured.kernels if k.macs)
+    assert (np.diff(measured.timeline, axis=2) >= 0).all()
+
+
+def test_what_is_read_beside_the_batch_is_not_read_again_in_every_turn() -> None:
+    model = nn.Linear(512, 512)
+
+    @smelt.compile
+    def forward(x: smelt.Tensor) -> smelt.Tensor:
+        return model(nn.functional.relu(x).sum(-1)).tanh()
+
+    forward(np.zeros((64, 512, 64), np.float32))
+    heavy = next(k for k in forward.lowered().kernels if "matmul" in k.name)
+    assert all(run == [heavy] for phase in forward.lowered().phases for run in together(phase) if heavy in run)
