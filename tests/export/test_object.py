@@ -13,31 +13,26 @@ from typing import Any
 import numpy as np
 import pytest
 from compiler.assembly import Code, functions, innermost_loops
-from ops.matrix import NAMES, cases, special_cases
 
 import smelt
 from smelt import models, nn
-from smelt.autograd import no_grad
-from smelt.compiler.emit.expressions import TYPE
 from smelt.compiler.jit import Library
 from smelt.errors import ExportError, FileError, ShapeError
 from smelt.export.c99.header import Form
 from smelt.export.c99.host import NUMPY
-from smelt.export.c99.network import network, of_graph
+from smelt.export.c99.network import network
 from smelt.export.elf.image import read_image
-from smelt.export.elf.machine import compile_assembly, compile_object
+from smelt.export.elf.machine import compile_assembly
 from smelt.export.elf.module import ObjectUnit, module_text
 from smelt.export.elf.stack import frames
-from smelt.export.targets import TARGETS, Target, find_target
-from smelt.graph.trace import Tracer
+from smelt.export.targets import TARGETS, find_target
+from smelt.export.tools import missing
 from smelt.nn.calls import leaves
-from smelt.ops import Spec
-from smelt.ops.primitive import short_dtype
 from smelt.tensor import Tensor
 
 from .compilers import STRICT, need, run
+from .objects import Made, object_of, primitives, run_all
 from .test_c_networks import ZOO, Changing, assert_close, inputs, settled
-from .test_c_primitives import STATE
 from .test_c_primitives import assert_close as assert_primitive
 
 MICRO = ("cortex-m3", "cortex-m4", "cortex-m7", "cortex-m55", "riscv32")
@@ -89,50 +84,53 @@ def test_the_self_test_links_and_passes(arena: Any, ends: Any, tmp_path: Path) -
     assert f"\n.bss {made.arena_bytes}" in re.sub(" +", " ", sizes) or arena == "caller"
 
 
-def primitives(dtype: str, most: int, special: bool = True) -> list[tuple[Any, Any, list[np.ndarray]]]:
-    """Return cases, their graphs and inputs: the first ``most`` samples of every primitive."""
-    names, seen, out = [n for n in NAMES if n not in STATE], dict.fromkeys(NAMES, 0), []
-    more = special_cases(names, dtype) if special else ()
-    for case in (*cases(names, dtype, ("contiguous",)), *more):
-        tracer = Tracer(case.primitive.name)
-        with no_grad(), tracer:
-            given = [Tensor(tracer.input(f"x{i}", Spec(a.shape, a.dtype))) for i, a in enumerate(case.arrays)]
-            graph = tracer.finish([tracer.lift(case.primitive(*given, **case.attrs))])
-        written = all(short_dtype(n.dtype) in TYPE for n in graph.nodes())
-        if not written or not all(n.spec.size for n in (*graph.inputs, *graph.outputs)):
-            continue
-        seen[case.primitive.name] += 1
-        if seen[case.primitive.name] <= most or "special" in case.id:
-            out.append((case, graph, [np.ascontiguousarray(a) for a in case.arrays]))
-    return out
-
-
-def compiled(graph: Any, target: Target) -> tuple[bytes, Any]:
-    """Return the object of a graph, whose function is ``net_run``, and its network."""
-    net = of_graph(graph, [], [""] * len(graph.inputs), False, ObjectUnit(target.isa))
-    return compile_object(module_text(net, Form("net", "static", False)), target), net
-
-
 @on_linux
 def test_primitives_in_an_object_are_what_numpy_computes() -> None:
     target = find_target("native")
-    for case, graph, given in primitives("float32", 3):
-        data, net = compiled(graph, target)
-        (end,) = net.outputs
-        found = np.zeros(end.shape, NUMPY[end.dtype])
-        code = Library(data, ("net_run",))
-        function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(given) + 1))(code.address["net_run"])
-        function(*(a.ctypes.data for a in (*given, found)))
-        with np.errstate(all="ignore"):
-            expected = np.asarray(case.primitive.evaluate(*given, **case.attrs))
-        assert_primitive(case, found, expected)
+    for case, graph in primitives("float32", 3):
+        one = object_of(case, graph, target)
+        found = np.zeros(one.end.shape, NUMPY[one.end.dtype])
+        code = Library(one.data, (one.run,))
+        function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(one.given) + 1))(code.address[one.run])
+        function(*(a.ctypes.data for a in (*one.given, found)))
+        assert_computed(one, found)
+
+
+def assert_computed(one: Made, found: np.ndarray) -> None:
+    with np.errstate(all="ignore"):
+        expected = np.asarray(one.case.primitive.evaluate(*one.given, **one.case.attrs))
+    assert_primitive(one.case, found, expected)
+
+
+def assert_emulated(name: str, dtype: str, most: int, folder: Path) -> None:
+    """Run primitives on another processor, a few dozen in a program, for its memory is small."""
+    target = find_target(name)
+    if packages := missing(target.compiler, target.emulator):
+        pytest.skip(f"{', '.join(packages)} not installed")
+    objects = [object_of(case, graph, target, f"n{i}") for i, (case, graph) in enumerate(primitives(dtype, most))]
+    for start in range(0, len(objects), 70):
+        part = objects[start : start + 70]
+        for one, found in zip(part, run_all(part, target, folder), strict=True):
+            assert_computed(one, found)
+
+
+@pytest.mark.parametrize("name", ["cortex-m4", "cortex-m55"])
+def test_primitives_are_right_on_other_processors(name: str, tmp_path: Path) -> None:
+    assert_emulated(name, "float32", 1, tmp_path)
+
+
+@pytest.mark.emulators
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", [*MICRO, "aarch64"])
+def test_all_samples_of_primitives_on_every_processor(name: str, dtype: str, tmp_path: Path) -> None:
+    assert_emulated(name, dtype, 1000, tmp_path)
 
 
 @pytest.mark.parametrize("name", MICRO)
 def test_objects_call_only_what_is_said(name: str) -> None:
     target, calls = find_target(name), set()
-    for _, graph, _ in primitives("float32", 1, special=False):
-        calls |= set(read_image(compiled(graph, target)[0]).calls)
+    for case, graph in primitives("float32", 1, special=False):
+        calls |= set(read_image(object_of(case, graph, target).data).calls)
     soft = {c for c in calls if c.startswith("__")}
     assert calls - soft <= MATH
     if name in ("cortex-m7", "cortex-m55"):
