@@ -60,7 +60,7 @@ def ask_for_next_image(b: Builder, p: Part, at: dict[str, Index], pixels: int, a
     Not where a tile's sums take too short for it, or more lines than a quarter of its pixels were ``asked`` for.
     """
     steps = math.prod(p.extent[k] for k in p.ks)
-    if p.a.buffer.nbytes < FAR_BYTES or "n" not in at or steps < STEPS or 4 * asked > pixels:
+    if "n" not in at or p.extent["n"] == 1 or p.a.buffer.nbytes < FAR_BYTES or steps < STEPS or 4 * asked > pixels:
         return
     wide, here, size = LINE_BYTES // ITEMSIZE[p.a.buffer.dtype], Index(), 1
     for r in reversed(p.rows[1:]):
