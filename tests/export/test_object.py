@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from compiler.assembly import Code, functions, innermost_loops
+from onnx_files import nets
 
 import smelt
 from smelt import models, nn
@@ -32,7 +33,7 @@ from smelt.tensor import Tensor
 
 from .compilers import STRICT, need, run
 from .objects import Made, object_of, primitives, run_all
-from .test_c_networks import ZOO, Changing, assert_close, inputs, settled
+from .test_c_networks import ZOO, Changing, Hostile, assert_close, inputs, settled
 from .test_c_primitives import assert_close as assert_primitive
 
 MICRO = ("cortex-m3", "cortex-m4", "cortex-m7", "cortex-m55", "riscv32")
@@ -252,3 +253,16 @@ def test_an_llvm_without_the_processor_is_said(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(llvm.Target, "from_triple", missing)
     with pytest.raises(ExportError, match=r"object: riscv32: the LLVM \d+\S* of llvmlite was built without it"):
         smelt.export.object(nn.Linear(3, 2), None, (3,), target="riscv32")
+
+
+@on_linux
+def test_several_inputs_and_outputs_and_names_that_would_be_code() -> None:
+    model = nets.Two()
+    x, y = inputs((4,))[:, None]
+    made = smelt.export.object(model, None, {"left": (4,), "right": (4,)}, target="native")
+    for found, expected in zip(made.load()(x, y), leaves(model(Tensor(x), Tensor(y))), strict=True):
+        np.testing.assert_array_equal(found, expected.numpy())
+    hostile = Hostile()
+    made = smelt.export.object(hostile, None, {'a"*/ b': (3,)}, target="native")
+    assert not any(b"system(" in content or b"*/ b" in content for content in made.files.values())
+    assert_close(made.load()(x[:, :3])[0], hostile(Tensor(x[:, :3])).numpy())

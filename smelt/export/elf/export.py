@@ -169,6 +169,10 @@ def export(
     form = make_form("object", name, arena, ends)
     net = network(model, input_shape, batch, dtype, form.ends, ObjectUnit(processor.isa))
     data = compile_object(module_text(net, form), processor)
+    if not data.startswith(b"\x7fELF"):
+        raise ExportError(
+            at_user_line(f"object: {target}: this system's objects are not ELF, expected a processor's name")
+        )
     image = read_image(data)
     code = image.code_bytes + image.constant_bytes - net.constant_bytes
     net = _with_stack(net, form, processor)
