@@ -31,9 +31,9 @@ class Cost:
 
 
 COSTS = {
-    "mnist_cnn, batch 64": Cost(lambda isa: training("mnist_cnn", isa, 64), 8, 8_691_840, {}),
-    "ds_cnn, batch 64": Cost(lambda isa: training("ds_cnn", isa, 64), 103, 53_142_912, {"haswell": 5, "cortex-a76": 4}),
-    "resnet8, batch 64": Cost(lambda isa: training("resnet8_wide", isa, 64), 81, 64_686_400, {}),
+    "mnist_cnn, batch 64": Cost(lambda isa: training("mnist_cnn", isa, 64), 7, 8_904_832, {}),
+    "ds_cnn, batch 64": Cost(lambda isa: training("ds_cnn", isa, 64), 84, 53_675_392, {"haswell": 5, "cortex-a76": 4}),
+    "resnet8, batch 64": Cost(lambda isa: training("resnet8_wide", isa, 64), 66, 65_833_280, {}),
     "ds_cnn, one sample": Cost(lambda isa: inference("ds_cnn", isa), 11, 115_200, {"haswell": 9, "cortex-a76": 4}),
     "resnet8, one sample": Cost(lambda isa: inference("resnet8", isa), 10, 368_640, {"haswell": 8}),
     "mobilenet_v1, one sample": Cost(
