@@ -6,11 +6,10 @@ rows ``low`` to ``high``, or the slices of the batch with these numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
-from smelt.compiler.loops import Buffer, Kernel
-
-Pointer = Callable[[str, Buffer], list[str]]
+from smelt.compiler.emit.turns import Calls, Pointer, addresses, clock_after, clock_before
+from smelt.compiler.loops import Kernel
 
 
 def emit_rows(
@@ -18,7 +17,7 @@ def emit_rows(
     run: Sequence[Kernel],
     slices: int,
     turn: int,
-    calls: Mapping[str, tuple[str, Sequence[Buffer]]],
+    calls: Calls,
     pointer: Pointer,
     counter: str = "",
 ) -> str:
@@ -31,13 +30,8 @@ def emit_rows(
         "entry:",
         "  %n = load i64, ptr %ctx, align 8",
     ]
-    arguments = []
-    for i, kernel in enumerate(run):
-        _, buffers = calls[kernel.name]
-        names = [f"%b{i}.{j}" for j in range(len(buffers))]
-        for one, buffer in zip(names, buffers, strict=True):
-            lines += pointer(one, buffer)
-        arguments.append("".join(f", ptr {n}" for n in names))
+    pointers, arguments = addresses(run, calls, pointer)
+    lines += pointers
     step = 1 if slices else turn
     lines += [
         "  br label %next",
@@ -68,22 +62,14 @@ def emit_rows(
             each = kernel.range.const // slices
             low, high = f"%lo{i}", f"%hi{i}"
             lines += [f"  {low} = mul i64 %at, {each}", f"  {high} = mul i64 %after, {each}"]
-        lines += [f"  %clock{i} = call i64 {counter}()"] if counter else []
         lines += [
+            *clock_before(str(i), counter),
             f"  %some{i} = icmp slt i64 {low}, {high}",
             f"  br i1 %some{i}, label %do{i}, label %done{i}",
             f"do{i}:",
             f"  call void @{function}(ptr %ctx, i64 {low}, i64 {high}{arguments[i]})",
             f"  br label %done{i}",
             f"done{i}:",
+            *clock_after(str(i), f"i64 {i}", counter),
         ]
-        if counter:
-            lines += [
-                f"  %now{i} = call i64 {counter}()",
-                f"  %took{i} = sub i64 %now{i}, %clock{i}",
-                f"  %sum{i} = getelementptr i64, ptr %sums, i64 {i}",
-                f"  %sofar{i} = load i64, ptr %sum{i}, align 8",
-                f"  %longer{i} = add i64 %sofar{i}, %took{i}",
-                f"  store i64 %longer{i}, ptr %sum{i}, align 8",
-            ]
     return "\n".join([*lines, "  br label %next", "out:", "  ret void", "}"])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from smelt.compiler.loops import Buffer, Kernel
 from smelt.compiler.passes.bands import turns
 
+Calls = Mapping[str, tuple[str, Sequence[Buffer]]]
 MOST = 16  # threads that share a run; others wait
 Pointer = Callable[[str, Buffer], list[str]]
 
@@ -55,13 +56,8 @@ def emit_turns(
         "  %endp = getelementptr i32, ptr %startp, i64 1",
         "  %end = load i32, ptr %endp, align 4",
     ]
-    arguments = []
-    for i, kernel in enumerate(run):
-        _, buffers = calls[kernel.name]
-        names = [f"%b{i}.{j}" for j in range(len(buffers))]
-        for name, buffer in zip(names, buffers, strict=True):
-            lines += pointer(name, buffer)
-        arguments.append("".join(f", ptr {n}" for n in names))
+    pointers, arguments = addresses(run, calls, pointer)
+    lines += pointers
     cases = " ".join(f"i32 {i}, label %kernel{i}" for i in range(len(run)))
     lines += [
         "  br label %next",
@@ -79,7 +75,7 @@ def emit_turns(
         "  %high32 = load i32, ptr %highp, align 4",
         "  %low = sext i32 %low32 to i64",
         "  %high = sext i32 %high32 to i64",
-        *([f"  %clock = call i64 {counter}()"] if counter else []),
+        *clock_before("", counter),
         f"  switch i32 %kernel, label %done [{cases}]",
     ]
     for i, kernel in enumerate(run):
@@ -87,14 +83,37 @@ def emit_turns(
         call = f"  call void @{function}(ptr %ctx, i64 %low, i64 %high{arguments[i]})"
         lines += [f"kernel{i}:", call, "  br label %done"]
     lines.append("done:")
-    if counter:
-        lines += [
-            f"  %now = call i64 {counter}()",
-            "  %took = sub i64 %now, %clock",
-            "  %sum = getelementptr i64, ptr %sums, i32 %kernel",
-            "  %sofar = load i64, ptr %sum, align 8",
-            "  %longer = add i64 %sofar, %took",
-            "  store i64 %longer, ptr %sum, align 8",
-        ]
+    lines += clock_after("", "i32 %kernel", counter)
     lines += ["  %following = add i32 %turn, 1", "  br label %next", "out:", "  ret void", "}"]
     return "\n".join(lines)
+
+
+def addresses(run: Sequence[Kernel], calls: Calls, pointer: Pointer) -> tuple[list[str], list[str]]:
+    """Return the lines that make the addresses of all buffers, and for each kernel the arguments to pass them."""
+    lines, arguments = [], []
+    for i, kernel in enumerate(run):
+        _, buffers = calls[kernel.name]
+        names = [f"%b{i}.{j}" for j in range(len(buffers))]
+        for name, buffer in zip(names, buffers, strict=True):
+            lines += pointer(name, buffer)
+        arguments.append("".join(f", ptr {n}" for n in names))
+    return lines, arguments
+
+
+def clock_before(name: str, counter: str) -> list[str]:
+    """Return the line that reads the clock before a call, if there is a ``counter`` of cycles."""
+    return [f"  %clock{name} = call i64 {counter}()"] if counter else []
+
+
+def clock_after(name: str, kernel: str, counter: str) -> list[str]:
+    """Return the lines that add to ``sums`` what a call of ``kernel``, a number with its type, took."""
+    if not counter:
+        return []
+    return [
+        f"  %now{name} = call i64 {counter}()",
+        f"  %took{name} = sub i64 %now{name}, %clock{name}",
+        f"  %sum{name} = getelementptr i64, ptr %sums, {kernel}",
+        f"  %sofar{name} = load i64, ptr %sum{name}, align 8",
+        f"  %longer{name} = add i64 %sofar{name}, %took{name}",
+        f"  store i64 %longer{name}, ptr %sum{name}, align 8",
+    ]
