@@ -19,6 +19,8 @@ from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
 from smelt.ops.primitive import Shape, short_dtype
 
+STRAIGHT = 64  # elements of a window that are combined without a loop
+
 
 @dataclass(frozen=True)
 class Point:
@@ -211,7 +213,7 @@ class Evaluator:
 
     # --- windows -----------------------------------------------------------------------------------------------
 
-    def _window(self, node: Node, point: Point, i: int, j: int) -> Value:
+    def _window(self, node: Node, point: Point, i: int | Index, j: int | Index) -> Value:
         """Return the operand's element (i, j) of the window at an output point."""
         x = self.plan.operand(node, 0)
         n, c, y, z = point.coords
@@ -225,19 +227,26 @@ class Evaluator:
         kh, kw = node.attrs["kernel"]
         return [(i, j) for i in range(kh) for j in range(kw)]
 
+    def _pooled(self, node: Node, point: Point, op: str) -> Value:
+        """Combine a window from its first element to its last: in a straight run, or a loop where it is large."""
+        kh, kw = node.attrs["kernel"]
+        total = self._window(node, point, 0, 0)
+        if kh * kw <= STRAIGHT:
+            for at in self._positions(node)[1:]:
+                total = self.b.op(op, total, self._window(node, point, *at))
+            return total
+        outside = dict(self._memo)  # what a loop computes is not there after it
+        with self.b.carry("w", 1, kh * kw, [total]) as (k, acc):
+            line = self.b.let("wy", "muldiv", k, 1, kw)
+            acc[0] = self.b.op(op, acc[0], self._window(node, point, line, k + line * -kw))
+        self._memo = outside
+        return acc[0]
+
     def _max_pool2d(self, node: Node, point: Point) -> Value:
-        (first, *rest) = self._positions(node)
-        best = self._window(node, point, *first)
-        for i, j in rest:
-            best = self.b.op("max", best, self._window(node, point, i, j))
-        return best
+        return self._pooled(node, point, "max")
 
     def _sum_pool2d(self, node: Node, point: Point) -> Value:
-        (first, *rest) = self._positions(node)
-        total = self._window(node, point, *first)
-        for i, j in rest:
-            total = self.b.op("add", total, self._window(node, point, i, j))
-        return total
+        return self._pooled(node, point, "add")
 
     def _max_pool2d_index(self, node: Node, point: Point) -> Value:
         (first, *rest) = self._positions(node)
