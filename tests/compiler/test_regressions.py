@@ -58,7 +58,7 @@ def test_a_gradient_waits_for_the_product_it_is_a_view_of() -> None:
 
 
 def test_a_large_window_is_a_loop() -> None:
-    """Every element of a window was an instruction of its own: a mutated file's 65536 x 3 took 12 seconds to compile."""
+    """Every element of a window was an instruction of its own: one of 65536 x 3 took 12 seconds to compile."""
     for pool in (nn.AvgPool2d, nn.MaxPool2d):
         model = nn.Sequential(pool((17, 9), stride=2))
         x = normal(2, 5, 20, 21)
