@@ -236,11 +236,13 @@ class Evaluator:
                 total = self.b.op(op, total, self._window(node, point, *at))
             return total
         outside = dict(self._memo)  # what a loop computes is not there after it
-        with self.b.carry("w", 1, kh * kw, [total]) as (k, acc):
-            line = self.b.let("wy", "muldiv", k, 1, kw)
-            acc[0] = self.b.op(op, acc[0], self._window(node, point, line, k + line * -kw))
+        start = total if op == "max" else self._zero(node, total.lanes)
+        with self.b.carry("wy", 0, kh, [start]) as (i, lines):
+            with self.b.carry("wx", 0, kw, lines) as (j, acc):
+                acc[0] = self.b.op(op, acc[0], self._window(node, point, i, j))
+            lines[:] = acc
         self._memo = outside
-        return acc[0]
+        return lines[0]
 
     def _max_pool2d(self, node: Node, point: Point) -> Value:
         return self._pooled(node, point, "max")
