@@ -86,6 +86,9 @@ class Buffer:
     ``slot`` numbers inputs, outputs, states and constants in the pointer table; ``offset`` is the byte position of
     an arena buffer, set by the memory plan. One with a ``border`` is zero before the first run, and nobody writes that
     border: its place serves only buffers with the same one.
+
+    With ``turn``, kernels that take turns pass it on, so many rows of the batch at a time, of ``row`` elements each:
+    every thread then has a place of its own, for those rows alone, and ``offset`` counts from where its places begin.
     """
 
     name: str
@@ -95,11 +98,23 @@ class Buffer:
     slot: int = -1
     offset: int = -1
     border: tuple | None = None
+    row: int = 0
+    turn: int = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes, without alignment."""
         return self.size * ITEMSIZE[self.dtype]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of the batch, where each thread has a place of its own."""
+        return self.row * ITEMSIZE[self.dtype]
+
+    @property
+    def place_bytes(self) -> int:
+        """Bytes of its place, or of each thread's."""
+        return self.turn * self.row_bytes if self.turn else self.nbytes
 
 
 ITEMSIZE = {"f32": 4, "bf16": 2, "f16": 2, "pair": 4, "f64": 8}

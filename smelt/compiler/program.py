@@ -26,7 +26,8 @@ from smelt.compiler.lower.sliced import lower_contract
 from smelt.compiler.passes.bands import runs, takes_turns
 from smelt.compiler.passes.clip import clip_padding
 from smelt.compiler.passes.fuse import Group, fuse
-from smelt.compiler.passes.memory import format_memory, plan_memory
+from smelt.compiler.passes.memory import Memory, format_memory, plan_memory
+from smelt.compiler.passes.rows import give_own_places
 from smelt.compiler.passes.schedule import Task, schedule
 from smelt.compiler.passes.simplify import simplify
 from smelt.compiler.passes.storage import Plan, plan_storage
@@ -44,7 +45,7 @@ class Lowered:
     graph: Graph
     plan: Plan
     phases: list[list[Kernel]]
-    arena_bytes: int
+    memory: Memory
     apart: bool = False
     of: dict[Group, list[Kernel]] = field(default_factory=dict)  # the kernels of each group
 
@@ -58,9 +59,15 @@ class Lowered:
         """Return how many rows of a batch the kernels take at once; 0 without a batch."""
         return _capacity([*self.graph.inputs, *self.graph.outputs])
 
+    @property
+    def arena_bytes(self) -> int:
+        """Return the bytes of the arena for one thread."""
+        return self.memory.total(1)
+
     def text(self, loops: bool = True) -> str:
         """Return the schedule, the memory plan and (on request) every kernel's loops as text."""
-        out = [f"{len(self.kernels)} kernels in {len(self.phases)} phases, arena {self.arena_bytes} bytes"]
+        own = f" and {self.memory.own} for each thread" if self.memory.own else ""
+        out = [f"{len(self.kernels)} kernels in {len(self.phases)} phases, arena {self.memory.shared} bytes{own}"]
         for i, phase in enumerate(self.phases):
             out.append(f"phase {i}")
             out += [f"  {k.name}({k.range})  {k.note}" for k in phase]
@@ -135,8 +142,10 @@ def lower(
             kernel.choices += (
                 ("memory", "taken in turns with the others of their phase, a few lines of an image each"),
             )
+    if not apart:
+        give_own_places(phases, made.plan, _capacity([*graph.inputs, *graph.outputs]))
     of = {group: [t.kernel for t in tasks] for group, tasks in made.tasks.items()}
-    return Lowered(made.graph, made.plan, phases, plan_memory(phases), apart, of)
+    return Lowered(made.graph, made.plan, phases, plan_memory(phases, apart), apart, of)
 
 
 @dataclass
@@ -251,7 +260,7 @@ def _connect(plan: Plan, tasks: dict[Group, list[Task]], loads: dict[Task, set[N
 
 @dataclass
 class Program:
-    """Machine code of a graph and what it needs to run: one zeroed arena, or, working ``apart``, one per thread.
+    """Machine code of a graph and what it needs to run: a zeroed arena, of which threads ``apart`` share nothing.
 
     ``state_strides``, ``state_pairs`` and ``state_panels`` say how each state lies: see
     :class:`smelt.compiler.passes.layout.Storage`.
@@ -261,7 +270,7 @@ class Program:
     """
 
     image: bytes
-    arena_bytes: int
+    memory: Memory
     state_strides: list[tuple[int, ...]]
     state_pairs: list[int | None]
     state_panels: list[tuple[int, int] | None]
@@ -277,7 +286,7 @@ class Program:
             np.save(arrays, a, allow_pickle=False)
         head = json.dumps(
             {
-                "arena": self.arena_bytes,
+                "memory": [self.memory.shared, self.memory.own],
                 "strides": self.state_strides,
                 "pairs": self.state_pairs,
                 "panels": self.state_panels,
@@ -300,7 +309,7 @@ class Program:
         strides = [tuple(s) for s in head["strides"]]
         return Program(
             data[8 + size : end],
-            head["arena"],
+            Memory(*head["memory"]),
             strides,
             head["pairs"],
             [p and tuple(p) for p in head["panels"]],
@@ -316,15 +325,11 @@ def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
     module = Module(isa)
     for kernel in lowered.kernels:
         module.add(kernel)
-    emitter = StepEmitter(module, lowered.capacity)
+    emitter = StepEmitter(module, lowered.capacity, lowered.memory)
     if lowered.apart:
         ends = [*lowered.graph.inputs, *lowered.graph.outputs]
         slots = len(ends) + len(lowered.graph.states) + len(lowered.plan.arrays)
-        module.add_text(
-            *emitter.emit_apart(
-                lowered.phases, lowered.arena_bytes, _capacity(ends), slots, _steps(ends), stamps=stamps
-            )
-        )
+        module.add_text(*emitter.emit_apart(lowered.phases, slots, _steps(ends), stamps=stamps))
     elif stamps or not _phases(lowered):
         module.add_text(*emitter.emit(lowered.phases, stamps))
     else:
@@ -389,6 +394,6 @@ def build(
     image = jit.compile_object(module_text(lowered, isa), isa)
     states = [lowered.plan.storage[s] for s in graph.states]
     lies = [s.strides for s in states], [s.pair for s in states], [s.panel for s in states]
-    program = Program(image, lowered.arena_bytes, *lies, lowered.plan.arrays, apart, _phases(lowered))
+    program = Program(image, lowered.memory, *lies, lowered.plan.arrays, apart, _phases(lowered))
     jit.write_cache(key, program.to_bytes())
     return program

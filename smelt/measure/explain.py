@@ -96,7 +96,8 @@ class Explanation:
     """What became of a function; ``print`` it, or look at its parts.
 
     ``slice_rows`` is how many samples a thread takes through all kernels at a time, where threads work apart, else 0.
-    ``buffers`` are the values in the arena: name, bytes, and the first and last phase they live in.
+    ``buffers`` are the values in the arena: name, bytes, and the first and last phase they live in. Of the arena, all
+    threads share ``arena_bytes``, and each has ``thread_bytes`` for itself.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Explanation:
     refusals: tuple[Refusal, ...]
     copies: tuple[CopyReason, ...]
     arena_bytes: int
+    thread_bytes: int
     buffers: tuple[tuple[str, int, int, int], ...]
     details: str = ""
 
@@ -188,11 +190,11 @@ class Explanation:
 
     def _memory_lines(self) -> list[str]:
         total = sum(size for _, size, _, _ in self.buffers)
-        lines = [
-            "",
-            f"memory: {_size(self.arena_bytes)} for {_count(len(self.buffers), 'value')} of {_size(total)} in all, "
-            "which share places in turn",
-        ]
+        own = f"{_size(self.thread_bytes)} for each thread"
+        both = f"{_size(self.arena_bytes)} and {own}" if self.arena_bytes else own
+        taken = both if self.thread_bytes else _size(self.arena_bytes)
+        values = f"{_count(len(self.buffers), 'value')} of {_size(total)} in all"
+        lines = ["", f"memory: {taken}, for {values}, which share places in turn"]
         for name, size, first, last in sorted(self.buffers, key=lambda b: -b[1])[:_EXAMPLES]:
             lines.append(f"{_size(size):>9}  {name}, phases {first} to {last}")
         return lines
@@ -249,7 +251,8 @@ def _explained(name: str, graph: Graph, lowered: Lowered, details: str) -> Expla
         tuple(_barriers(lowered)),
         tuple(_refusals(lowered)),
         tuple(_copies(lowered)),
-        lowered.arena_bytes,
+        lowered.memory.shared,
+        lowered.memory.own,
         tuple((b.name, b.nbytes, first, last) for b, (first, last) in lives(lowered.phases).items()),
         details,
     )

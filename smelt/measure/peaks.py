@@ -17,6 +17,7 @@ from smelt.compiler.emit.llvm import CTX_TABLE, Module
 from smelt.compiler.emit.step import StepEmitter
 from smelt.compiler.isa import Isa, host
 from smelt.compiler.loops import Buffer, Builder, Kernel, Range, var
+from smelt.compiler.passes.memory import Memory
 from smelt.runtime import workers
 from smelt.runtime.arena import aligned_bytes
 
@@ -137,7 +138,7 @@ def _best_time(kernel: Kernel, arrays: list[np.ndarray], threads: int, seconds: 
     isa = host()
     module = Module(isa)
     module.add(kernel)
-    module.add_text(*StepEmitter(module, 0).emit([[kernel]]))
+    module.add_text(*StepEmitter(module, 0, Memory(0, 0)).emit([[kernel]]))
     library = jit.Library(jit.compile_object(module.text(), isa), ("step",))
     team = workers.team()
     table = np.zeros(CTX_TABLE // 8 + len(arrays), np.int64)

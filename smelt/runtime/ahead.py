@@ -18,7 +18,7 @@ import numpy as np
 from smelt.compiler.program import Program
 from smelt.graph.graph import Graph
 from smelt.pending import Job, pending
-from smelt.runtime.arena import aligned_bytes
+from smelt.runtime import workers
 from smelt.runtime.calls import refuse_inside_call
 from smelt.runtime.executable import Executable, Frame
 
@@ -61,13 +61,20 @@ class QueuedExecutable(Executable):
     def _arena(self) -> np.ndarray:
         # One for all frames: no two steps run at the same time.
         if self._memory is None:
-            self._memory = aligned_bytes(self.program.arena_bytes)
+            self._memory = super()._arena()
         return self._memory
+
+    def _enough_places(self) -> None:
+        if self.program.memory.own and self._arenas < workers.get_threads():
+            pending.settle_all()
+            self._memory = None
+            super()._enough_places()
 
     def call(self, arrays: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
         """Run the program, or queue it; see :meth:`Executable.call`."""
         refuse_inside_call()
         with self._team.writing:
+            self._enough_places()
             outputs = self._queue(arrays, rows) if self._queues and not self._replaced else None
             if outputs is None:
                 pending.settle_all()

@@ -21,7 +21,7 @@ from smelt.compiler.program import Program
 from smelt.graph.graph import Graph
 from smelt.pending import pending
 from smelt.runtime import native, workers
-from smelt.runtime.arena import ALIGNMENT, aligned_bytes
+from smelt.runtime.arena import aligned_bytes
 from smelt.runtime.calls import Calls, refuse_inside_call
 from smelt.runtime.native import BLOCKED, SHORT
 
@@ -147,7 +147,13 @@ class Executable:
         return frame
 
     def _arena(self) -> np.ndarray:
-        return aligned_bytes(-(-self.program.arena_bytes // ALIGNMENT) * ALIGNMENT * self._arenas)
+        return aligned_bytes(self.program.memory.total(self._arenas))
+
+    def _enough_places(self) -> None:
+        """Make room for as many threads as there are now, where each has places of its own."""
+        if self.program.memory.own and self._arenas < workers.get_threads():
+            self._arenas = workers.get_threads()
+            self._forget_frames()
 
     def _point(self, frame: Frame) -> None:
         """Write the addresses of the present states into a frame."""
@@ -163,6 +169,7 @@ class Executable:
         All threads take part, also in short steps that find them asleep.
         """
         pending.settle_all()
+        self._enough_places()
         most, self._most = self._most, 1
         self._forget_frames()
         frame = self._another_frame()
@@ -198,9 +205,7 @@ class Executable:
         TraceError
             When a custom operation's function calls it from within a compiled one, and either writes state.
         """
-        if self._resized and self._arenas < workers.get_threads():
-            self._arenas = workers.get_threads()
-            self._forget_frames()
+        self._enough_places()
         if not self.writes:
             if pending.jobs:
                 for array in arrays:

@@ -4,8 +4,9 @@ In: a lowered graph. Out: lines of text, none if all is well. Nothing here trust
 say of kernels (``reads``, ``writes``, ``aligned``): the elements come from the loops and addresses themselves.
 
 Reported: an element that one thread writes and another touches in the same phase; an access outside of its buffer, or
-of the rows the caller's array has; a read of arena bytes that no kernel wrote for this buffer before; borders zeroed
-once that do not stay zero; elements of outputs and updated state that stay unwritten.
+of the rows the caller's array has; a read of arena bytes that no kernel wrote for this buffer before (for what each
+thread has a place of its own for: in the same turn); borders zeroed once that do not stay zero; elements of outputs and
+updated state that stay unwritten.
 """
 
 from __future__ import annotations
@@ -133,15 +134,16 @@ def find_hazards(lowered: Lowered, rows: int, threads: int, capacity: int = 0) -
     problems: list[str] = []
     capacity = capacity or rows
     absent = _absent(lowered, rows, capacity)
-    holds = np.full(lowered.arena_bytes, -1, np.int16)  # number of the buffer whose value each byte is
+    holds = np.full(lowered.memory.total(threads), -1, np.int16)  # number of the buffer whose value each byte is
     numbers: dict[Buffer, int] = {}
     written: dict[Buffer, Mask] = {}
-    borders = zeroed(lowered)
+    places = _Places(lowered, threads)
+    borders = places.borders
     for buffer, border in borders.items():
         holds[_span(buffer)][_bytes(buffer, border)] = ZEROED
     for i, shares in _between_barriers(lowered, rows, threads):
-        touched = [_touched(units, rows, problems) for units in shares]
-        problems += [f"phase {i}: {text}" for text in _races(touched, lowered.arena_bytes)]
+        touched = [_touched(units, rows, problems, t, places) for t, units in enumerate(shares)]
+        problems += [f"phase {i}: {text}" for text in _races(touched, len(holds))]
         before, after = holds.copy(), holds
         for kernels in touched:
             mine = before.copy()
@@ -183,10 +185,38 @@ def zeroed(lowered: Lowered) -> dict[Buffer, Mask]:
     return out
 
 
+class _Places:
+    """The arena's buffers as they lie for so many threads: of what each has for itself, one for the rows of a turn.
+
+    ``borders`` are the elements of each that must still be zero whenever the step runs.
+    """
+
+    def __init__(self, lowered: Lowered, threads: int) -> None:
+        self.memory = lowered.memory
+        self._made: dict[tuple[Buffer, int, int], Buffer] = {}
+        self._zeroed = zeroed(lowered)
+        self.borders = {b: border for b, border in self._zeroed.items() if not b.turn}
+        for buffer in self._zeroed:
+            for thread in range(threads if buffer.turn else 0):
+                self.of_turn(buffer, thread, 0)
+
+    def of_turn(self, buffer: Buffer, thread: int, row: int) -> tuple[Buffer, int]:
+        """Return the buffer that holds the rows of a turn from ``row`` on, and the element that they begin with."""
+        key = (buffer, thread, row)
+        if key not in self._made:
+            offset = self.memory.shared + self.memory.own * thread + buffer.offset
+            name = f"{buffer.name}'s {buffer.turn} rows from {row}"
+            self._made[key] = made = Buffer(name, buffer.dtype, buffer.turn * buffer.row, "arena", offset=offset)
+            if buffer in self._zeroed:
+                self.borders[made] = self._zeroed[buffer][: made.size]
+        return self._made[key], row * buffer.row
+
+
 def poison(lowered: Lowered, arena: np.ndarray) -> None:
     """Make everything in an arena NaN but what is zeroed once."""
     arena[:] = 0xFF
-    for buffer, border in zeroed(lowered).items():
+    own = lowered.memory.own
+    for buffer, border in _Places(lowered, (len(arena) - lowered.memory.shared) // own if own else 0).borders.items():
         arena[_span(buffer)][_bytes(buffer, border)] = 0
 
 
@@ -200,14 +230,31 @@ def _between_barriers(lowered: Lowered, rows: int, threads: int) -> Iterator[tup
             yield i, [units_of(phase, rows, t, threads, lowered.capacity) for t in range(threads)]
 
 
-def _touched(units: Units, rows: int, problems: list[str]) -> list[tuple[str, Touched]]:
+def _touched(units: Units, rows: int, problems: list[str], thread: int, places: _Places) -> list[tuple[str, Touched]]:
     """Return what each kernel touches of what one thread does."""
     out = []
     for kernel, lo, hi in units:
         if lo < hi:
-            out.append((kernel.name, _Walk(kernel, lo, hi, rows).touched()))
-            problems += out[-1][1].problems
+            touched = _Walk(kernel, lo, hi, rows).touched()
+            for masks in (touched.reads, touched.writes):
+                for buffer in [b for b in masks if b.turn]:
+                    of_turn, first = places.of_turn(buffer, thread, _first_row(kernel, lo, rows))
+                    mask = masks.pop(buffer)
+                    inside = mask[first : first + of_turn.size]
+                    if np.count_nonzero(mask) != np.count_nonzero(inside):
+                        touched.problems.append(f"{kernel.name} touches more than {of_turn.name}")
+                    masks[of_turn] = np.pad(inside, (0, of_turn.size - len(inside)))
+            out.append((kernel.name, touched))
+            problems += touched.problems
     return out
+
+
+def _first_row(kernel: Kernel, lo: int, rows: int) -> int:
+    """Return the row of the batch that a kernel's unit ``lo`` begins with, where it follows the batch."""
+    if kernel.range.rows or not kernel.range.slices:
+        return lo
+    each = kernel.range.const // kernel.range.slices
+    return rows * (lo // each) // kernel.range.slices
 
 
 def _races(touched: list[list[tuple[str, Touched]]], arena_bytes: int) -> Iterator[str]:

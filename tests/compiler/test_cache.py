@@ -13,6 +13,7 @@ from runtime.processes import finish, run, start
 
 import smelt
 from smelt.compiler import jit, program
+from smelt.compiler.passes.memory import Memory
 from smelt.graph.graph import Graph
 from smelt.tensor import Tensor
 
@@ -109,7 +110,7 @@ def test_a_damaged_entry_is_ignored_and_written_again(damage: Callable[[bytes], 
 
 def _programs(folder: Path) -> list[Path]:
     """Return the entries that hold programs, not the workers' code."""
-    return [p for p in folder.iterdir() if b'"arena"' in p.read_bytes()]
+    return [p for p in folder.iterdir() if b'"panels"' in p.read_bytes()]
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owner here")
@@ -197,10 +198,10 @@ def test_another_compiler_has_another_key(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_program_comes_back_from_bytes_as_it_was() -> None:
     arrays = [np.arange(6.0).reshape(2, 3), np.zeros((0, 2), np.int64), np.array([True, False])]
     before = program.Program(
-        b"\x7fELF\0image", 1234, [(3, 1), (), (0,)], [None, None, 0], [(16, 48), None, None], arrays
+        b"\x7fELF\0image", Memory(1216, 64), [(3, 1), (), (0,)], [None, None, 0], [(16, 48), None, None], arrays
     )
     after = program.Program.from_bytes(before.to_bytes())
-    assert (after.image, after.arena_bytes, after.state_strides) == (before.image, 1234, [(3, 1), (), (0,)])
+    assert (after.image, after.memory, after.state_strides) == (before.image, Memory(1216, 64), [(3, 1), (), (0,)])
     assert (after.state_pairs, after.state_panels) == ([None, None, 0], [(16, 48), None, None])
     assert after.cached and not before.cached
     for a, b in zip(after.constants, arrays, strict=True):

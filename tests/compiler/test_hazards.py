@@ -76,10 +76,12 @@ def test_a_random_graph_of_a_batch_has_no_hazard(program_: Program) -> None:
 def test_buffers_alive_in_one_phase_do_not_overlap(name: str) -> None:
     lowered = lowered_step(name)
     life = lives(lowered.phases)
-    for i in range(len(lowered.phases)):
-        alive = sorted((b.offset, b.offset + b.nbytes) for b, (first, last) in life.items() if first <= i <= last)
-        assert all(end <= start for (_, end), (start, _) in pairwise(alive))
-        assert all(start % 64 == 0 and start >= 0 and end <= lowered.arena_bytes for start, end in alive)
+    for own, size in ((False, lowered.memory.shared), (True, lowered.memory.own)):
+        for i in range(len(lowered.phases)):
+            now = [b for b, (first, last) in life.items() if first <= i <= last and bool(b.turn) == own]
+            alive = sorted((b.offset, b.offset + b.place_bytes) for b in now)
+            assert all(end <= start for (_, end), (start, _) in pairwise(alive))
+            assert all(start % 64 == 0 and start >= 0 and end <= size for start, end in alive)
 
 
 # --- the checker itself -----------------------------------------------------------------------------------
@@ -91,7 +93,7 @@ def test_the_checker_sees_a_missing_barrier() -> None:
     for i in range(len(lowered.phases) - 1):
         phases = [list(p) for p in lowered.phases]
         phases[i : i + 2] = [phases[i] + phases[i + 1]]
-        merged = Lowered(lowered.graph, lowered.plan, phases, lowered.arena_bytes)
+        merged = Lowered(lowered.graph, lowered.plan, phases, lowered.memory)
         seen += bool(find_hazards(merged, CAPACITY, 3, CAPACITY))
     assert seen > 0.7 * (len(lowered.phases) - 1), "a few barriers may be superfluous, most are not"
 
@@ -114,7 +116,7 @@ def test_the_checker_sees_a_kernel_that_does_not_run() -> None:
         for kernel in phase:
             phases = [list(p) for p in lowered.phases]
             phases[i].remove(kernel)
-            if not find_hazards(Lowered(lowered.graph, lowered.plan, phases, lowered.arena_bytes), CAPACITY, 1):
+            if not find_hazards(Lowered(lowered.graph, lowered.plan, phases, lowered.memory), CAPACITY, 1):
                 unseen.append(kernel)
     assert [k.name for k in unseen] == []
 

@@ -8,11 +8,12 @@ import pytest
 import smelt
 from smelt import nn, optim
 from smelt.compiler import program
-from smelt.compiler.loops import Kernel
+from smelt.compiler.loops import Buffer, Kernel
 from smelt.compiler.passes import rows as passes
 from smelt.compiler.passes.rows import slices_of, together, units_of
 from smelt.compiler.program import Lowered
 from smelt.measure.profile import profile
+from smelt.runtime.ahead import QueuedExecutable
 from tests.compiler.hazards import find_hazards
 from tests.compiler.isas import ISAS
 
@@ -20,13 +21,13 @@ BATCH = 40
 
 
 class Step:
-    """A training step with a convolution, batch normalization and pooling."""
+    """A training step with convolutions, batch normalization or none, and pooling."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: bool = True) -> None:
         smelt.seed(0)
         self.model = nn.Sequential(
             nn.Conv2d(3, 16, 3, padding=1),
-            nn.BatchNorm2d(16),
+            nn.BatchNorm2d(16) if norm else nn.Identity(),
             nn.ReLU(),
             nn.Conv2d(16, 16, 3, padding=1),
             nn.ReLU(),
@@ -52,6 +53,14 @@ def data(rows: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def step() -> Step:
     step = Step()
+    step.compiled(*data(BATCH)).item()
+    return step
+
+
+@pytest.fixture(scope="module")
+def plain() -> Step:
+    """Without batch normalization, one phase has everything that reads max pooling's gradient."""
+    step = Step(norm=False)
     step.compiled(*data(BATCH)).item()
     return step
 
@@ -101,6 +110,69 @@ def test_bits_are_those_without_turns(monkeypatch: pytest.MonkeyPatch, tmp_path:
             got.append((losses, [p.numpy().tobytes() for p in step.model.parameters()]))
     smelt.set_threads(None)
     assert all(g == got[0] for g in got)
+
+
+def largest(low: Lowered) -> list[Buffer]:
+    """Return the buffers that each thread has places of its own for, largest first."""
+    buffers: set[Buffer] = set().union(*(k.reads | k.writes for k in low.kernels))
+    return sorted((b for b in buffers if b.turn), key=lambda b: -b.nbytes)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_what_is_gone_after_a_turn_has_a_place_for_one_turn_in_each_thread(plain: Step, isa: str) -> None:
+    low = lowered(plain, isa)
+    gradient = largest(low)[0]
+    assert gradient.border and gradient.nbytes == BATCH * 18 * 18 * 16 * 4, "of max pooling, with zeros around"
+    assert gradient.place_bytes <= low.memory.own <= gradient.nbytes // 4
+    assert not any("prefetch " + gradient.name in str(k) for k in low.kernels)
+    phase = next(p for p in low.phases if any(gradient in k.writes for k in p))
+    users = [k for k in low.kernels if gradient in k.reads | k.writes]
+    assert len(users) >= 3 and all(k in phase for k in users)
+
+
+@pytest.mark.parametrize(("rows", "threads"), [(BATCH, 3), (BATCH, 1), (33, 2), (3, 8)])
+def test_own_places_have_no_hazard(plain: Step, rows: int, threads: int) -> None:
+    assert find_hazards(lowered(plain, "haswell"), rows, threads, BATCH) == []
+
+
+def test_the_checker_sees_places_that_are_too_small() -> None:
+    step = Step(norm=False)
+    step.compiled(*data(BATCH)).item()
+    low = lowered(step, "haswell")
+    largest(low)[0].turn -= 1
+    assert any("touches more than" in problem for problem in find_hazards(low, BATCH, 1, BATCH))
+
+
+def test_memory_grows_by_the_own_places_of_a_thread(plain: Step) -> None:
+    memory = lowered(plain, "znver4").memory
+    assert memory.total(3) - memory.total(2) == memory.own > 0
+
+
+def test_bits_do_not_change_with_the_number_of_threads_from_step_to_step() -> None:
+    got = []
+    for counts in ([1, 1, 1, 1], [1, 3, 2, 8]):
+        step = Step(norm=False)
+        losses = []
+        for threads in counts:
+            smelt.set_threads(threads)
+            losses.append(step.compiled(*data(BATCH)).item())
+        got.append((losses, [p.numpy().tobytes() for p in step.model.parameters()]))
+    smelt.set_threads(None)
+    assert got[0] == got[1]
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_more_threads_than_there_are_places_wait(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of threads can grow between the look at it and the step: nobody may write where there is no place."""
+    got = []
+    for places in (threads, 1):
+        monkeypatch.setattr(QueuedExecutable, "_enough_places", lambda self, n=places: setattr(self, "_arenas", n))
+        smelt.set_threads(threads)
+        step = Step(norm=False)
+        losses = [step.compiled(*data(BATCH)).item() for _ in range(6)]
+        got.append((losses, [p.numpy().tobytes() for p in step.model.parameters()]))
+    smelt.set_threads(None)
+    assert got[0] == got[1]
 
 
 def test_a_profile_adds_up_the_turns_of_each_kernel(step: Step) -> None:

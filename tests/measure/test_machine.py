@@ -47,12 +47,13 @@ def test_the_peak_kernel_is_multiply_adds() -> None:
     from smelt.compiler.isa import host
     from smelt.compiler.jit import compile_assembly
     from smelt.compiler.loops import Buffer
+    from smelt.compiler.passes.memory import Memory
 
     isa = host()
     module = Module(isa)
     kernel = peaks._fma_kernel(isa, Buffer("out", "f32", peaks.UNITS * isa.lanes("f32"), "output", 0), 12)
     module.add(kernel)
-    module.add_text(*StepEmitter(module, 0).emit([[kernel]]))
+    module.add_text(*StepEmitter(module, 0, Memory(0, 0)).emit([[kernel]]))
     text = compile_assembly(module.text(), isa)
     assert text.count("vfmadd") + text.count("fmla") + text.count("fmadd") >= 12
 

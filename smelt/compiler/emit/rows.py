@@ -1,7 +1,7 @@
 """Write the function that takes a few rows of a batch through several kernels, then the next.
 
-In: a run of :mod:`smelt.compiler.passes.rows`. Out: LLVM text of ``rowsN(ctx, arena, low, high, sums)``, which does
-rows ``low`` to ``high``, or the slices of the batch with these numbers.
+In: a run of :mod:`smelt.compiler.passes.rows`. Out: LLVM text of ``rowsN(ctx, arena, own, low, high, sums)``, which
+does rows ``low`` to ``high``, or the slices of the batch with these numbers. At ``own`` are the thread's own places.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ def emit_rows(
     With a ``counter`` of cycles, it adds each kernel's to ``sums``.
     """
     lines = [
-        f"define internal void @{name}(ptr %ctx, ptr %arena, i64 %low, i64 %high, ptr %sums) {{",
+        f"define internal void @{name}(ptr %ctx, ptr %arena, ptr %own, i64 %low, i64 %high, ptr %sums) {{",
         "entry:",
         "  %n = load i64, ptr %ctx, align 8",
     ]
-    pointers, arguments = addresses(run, calls, pointer)
+    own = dict.fromkeys(b for k in run for b in calls[k.name][1] if b.turn)
+    names = {b: f"%own{i}" for i, b in enumerate(own)}
+    pointers, arguments = addresses(run, calls, pointer, names)
     lines += pointers
     step = 1 if slices else turn
     lines += [
@@ -54,6 +56,12 @@ def emit_rows(
             "  %lo = add i64 %at, 0",
             "  %beyond = icmp sgt i64 %after, %high",
             "  %hi = select i1 %beyond, i64 %high, i64 %after",
+        ]
+    for buffer, name in names.items():
+        lines += [
+            f"  {name}.first = mul i64 %lo, {-buffer.row_bytes}",
+            f"  {name}.back = add i64 {name}.first, {buffer.offset}",
+            f"  {name} = getelementptr i8, ptr %own, i64 {name}.back",
         ]
     for i, kernel in enumerate(run):
         function, _ = calls[kernel.name]

@@ -15,10 +15,10 @@ from smelt.compiler.emit.rows import emit_rows
 from smelt.compiler.emit.turns import emit_turns
 from smelt.compiler.loops import Buffer, Kernel, Range
 from smelt.compiler.passes.bands import takes_turns
-from smelt.compiler.passes.memory import ALIGNMENT
-from smelt.compiler.passes.rows import rows_in_turn, slices_of, together
+from smelt.compiler.passes.memory import Memory
+from smelt.compiler.passes.rows import has_own_places, rows_in_turn, slices_of, together
 
-Shares = dict[tuple[Range, int], int]  # shares by range and slices of the phase, numbered
+Shares = dict[tuple[Range, int, bool], int]  # shares by range, slices of the phase, own places; numbered
 _TEAM = [f"  %teamslot = getelementptr i8, ptr %ctx, i64 {CTX_TEAM}", "  %team = load ptr, ptr %teamslot, align 8"]
 _PREAMBLE = [
     "  %next = add i64 %thread, 1",
@@ -29,11 +29,11 @@ _PREAMBLE = [
 
 
 class StepEmitter:
-    """Emits the step of one module; ``capacity`` is how many rows a batch has at most."""
+    """Emits the step of one module; ``capacity`` is how many rows a batch has at most, ``memory`` its arena."""
 
-    def __init__(self, module: Module, capacity: int) -> None:
+    def __init__(self, module: Module, capacity: int, memory: Memory) -> None:
         self.isa, self.declare, self.calls = module.isa, module.declare, module.calls
-        self.capacity = capacity
+        self.capacity, self.memory = capacity, memory
         self._named = 0
         self._texts: list[str] = []
 
@@ -42,8 +42,7 @@ class StepEmitter:
 
         With ``stamps``, each thread writes the cycle counter at the start, after every kernel and after every barrier.
         """
-        lines = ["define void @step(ptr %ctx, i64 %thread, i64 %threads) {", "entry:", *_PREAMBLE]
-        lines += _TEAM
+        lines = ["define void @step(ptr %ctx, i64 %thread, i64 %threads) {", "entry:", *self._preamble(), *_TEAM]
         before, after = denormals(self.isa.triple, self.declare, flush=True)
         lines += before
         shares: Shares = {}
@@ -66,7 +65,7 @@ class StepEmitter:
                 continue
             for run in together(phase):
                 calls += 1
-                lines += self._shared(run, slices_of(phase), shares, calls, text, stamp if stamps else None)
+                lines += self._shared(run, phase, shares, calls, text, stamp if stamps else None)
         if failed:
             lines += ["  br label %end", "end:"]
         lines += [*after, "  ret void", "}"]
@@ -78,7 +77,7 @@ class StepEmitter:
         With the first, whichever threads have time can run a step bit by bit; it leaves the mode of denormals alone.
         """
         cases = " ".join(f"i64 {i}, label %phase{i}" for i in range(len(phases)))
-        lines = ["define void @phase(ptr %ctx, i64 %number, i64 %thread, i64 %threads) {", "entry:", *_PREAMBLE]
+        lines = ["define void @phase(ptr %ctx, i64 %number, i64 %thread, i64 %threads) {", "entry:", *self._preamble()]
         lines.append(f"  switch i64 %number, label %out [{cases}]")
         calls = 0
         text: list[str] = []
@@ -87,7 +86,7 @@ class StepEmitter:
             shares: Shares = {}
             for run in together(phase):
                 calls += 1
-                lines += self._shared(run, slices_of(phase), shares, calls, text)
+                lines += self._shared(run, phase, shares, calls, text)
             lines.append("  br label %out")
         lines += ["out:", "  ret void", "}"]
         before, after = denormals(self.isa.triple, self.declare, flush=True)
@@ -118,10 +117,27 @@ class StepEmitter:
         self.declare("i32 @sched_yield()")
         return BARRIER.replace("PAUSE", self._pause())
 
+    def _preamble(self) -> list[str]:
+        """Return the lines that find the arena, and this thread's own places in it: for so many threads as it has."""
+        lines = [*_PREAMBLE]
+        if self.memory.own:
+            self.declare("i64 @llvm.smin.i64(i64, i64)")
+            lines += [
+                f"  %placesslot = getelementptr i8, ptr %ctx, i64 {CTX_ARENAS}",
+                "  %places = load i64, ptr %placesslot, align 8",
+                "  %few = call i64 @llvm.smin.i64(i64 %threads, i64 %places)",
+                "  %fewthread = call i64 @llvm.smin.i64(i64 %thread, i64 %few)",
+                "  %fewnext = call i64 @llvm.smin.i64(i64 %next, i64 %few)",
+                f"  %ownof = mul i64 %thread, {self.memory.own}",
+                f"  %ownat = add i64 %ownof, {self.memory.shared}",
+                "  %own = getelementptr i8, ptr %arena, i64 %ownat",
+            ]
+        return lines
+
     def _shared(
         self,
         run: Sequence[Kernel],
-        cut: int,
+        phase: Sequence[Kernel],
         shares: Shares,
         number: int,
         text: list[str],
@@ -131,8 +147,9 @@ class StepEmitter:
 
         ``shares`` numbers the shares computed before; the function of a run is added to ``text``.
         """
+        cut = slices_of(phase)
         range_ = run[0].range if len(run) == 1 else Range(cut) if cut else Range(per=1)
-        key = (range_, cut if len(run) == 1 else 0)
+        key = (range_, cut if len(run) == 1 else 0, has_own_places(phase))
         lines = []
         if key not in shares:
             shares[key] = self._named
@@ -147,7 +164,9 @@ class StepEmitter:
         text.append(emit_rows(name, run, cut, turn, self.calls, _pointer, counter))
         self._texts.append(name)
         sums = f"%sums.{name}"
-        call = f"  call void @{name}(ptr %ctx, ptr %arena, i64 %lo{s}, i64 %hi{s}, ptr {sums if stamp else 'null'})"
+        own = "%own" if has_own_places(run) else "null"
+        arguments = f"ptr %ctx, ptr %arena, ptr {own}, i64 %lo{s}, i64 %hi{s}, ptr {sums if stamp else 'null'}"
+        call = f"  call void @{name}({arguments})"
         return [*lines, *(self._timed(name, len(run), [call], stamp) if stamp else [call])]
 
     def _call(self, kernel: Kernel, number: int, s: int) -> list[str]:
@@ -168,13 +187,11 @@ class StepEmitter:
     def emit_apart(
         self,
         phases: Sequence[Sequence[Kernel]],
-        arena_bytes: int,
-        capacity: int,
         slots: int,
         steps: Sequence[int],
         stamps: bool = False,
     ) -> list[str]:
-        """Return ``step`` for threads that work apart, on slices of at most ``capacity`` rows.
+        """Return ``step`` for threads that work apart, on slices of at most as many rows as a batch has.
 
         Kernels of one phase take turns.
 
@@ -201,12 +218,12 @@ class StepEmitter:
             f"  call void @llvm.memcpy.p0.p0.i64(ptr %mine, ptr %ctx, i64 {size}, i1 false)",
             f"  %arenaslot = getelementptr i8, ptr %mine, i64 {CTX_ARENA}",
             "  %arena = load ptr, ptr %arenaslot, align 8",
-            f"  %arenaof = mul i64 %thread, {_aligned(arena_bytes)}",
+            f"  %arenaof = mul i64 %thread, {self.memory.own}",
             "  %myarena = getelementptr i8, ptr %arena, i64 %arenaof",
             "  store ptr %myarena, ptr %arenaslot, align 8",
             "  %rows = load i64, ptr %ctx, align 8",
             "  %next = add i64 %thread, 1",
-            *_share(Range(per=1), 0, 0),
+            *_share(Range(per=1), 0, False, 0),
             *(clock.begin() if clock else ()),
             "  br label %slice",
             "slice:",
@@ -215,7 +232,7 @@ class StepEmitter:
             "  %some = icmp sgt i64 %left, 0",
             "  br i1 %some, label %work, label %done",
             "work:",
-            f"  %count = call i64 @llvm.smin.i64(i64 %left, i64 {capacity})",
+            f"  %count = call i64 @llvm.smin.i64(i64 %left, i64 {self.capacity})",
             "  %stop = add i64 %start, %count",
             "  store i64 %count, ptr %mine, align 8",
         ]
@@ -411,10 +428,6 @@ class _Clock:
         return f"  %{name}{i} = getelementptr i64, ptr %mystamps, i64 {i}"
 
 
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
 def _pointer(name: str, buffer: Buffer, ctx: str = "%ctx", arena: str = "%arena") -> list[str]:
     """Return the lines that make the address of a buffer."""
     if buffer.kind == "arena":
@@ -425,10 +438,11 @@ def _pointer(name: str, buffer: Buffer, ctx: str = "%ctx", arena: str = "%arena"
     ]
 
 
-def _share(range: Range, cut: int, s: int) -> list[str]:
+def _share(range: Range, cut: int, few: bool, s: int) -> list[str]:
     """Return the lines that compute this thread's [lo, hi) of a range; ``cut`` is into how many slices its phase cuts.
 
-    The same as :func:`smelt.compiler.passes.rows.units_of`.
+    With ``few``, it is shared by those threads that have places of their own. The same as
+    :func:`smelt.compiler.passes.rows.units_of`.
     """
     if range.caller:
         return [
@@ -445,10 +459,11 @@ def _share(range: Range, cut: int, s: int) -> list[str]:
         if range.grain != 1:
             units = f"%units{s}"
             lines += [f"  %up{s} = add i64 %size{s}, {range.grain - 1}", f"  {units} = sdiv i64 %up{s}, {range.grain}"]
-    ends = (("lo", "%thread"), ("hi", "%next"))
+    ends = (("lo", "%fewthread"), ("hi", "%fewnext")) if few else (("lo", "%thread"), ("hi", "%next"))
+    threads = "%few" if few else "%threads"
     for end, thread in ends:
         whole = f"%{end}{s}" if each == 1 else f"%{end}s{s}"
-        lines += [f"  %{end}p{s} = mul i64 {units}, {thread}", f"  {whole} = sdiv i64 %{end}p{s}, %threads"]
+        lines += [f"  %{end}p{s} = mul i64 {units}, {thread}", f"  {whole} = sdiv i64 %{end}p{s}, {threads}"]
         if each > 1:
             lines.append(f"  %{end}{s} = mul i64 {whole}, {each}")
         elif each == 0:

@@ -88,14 +88,19 @@ def emit_turns(
     return "\n".join(lines)
 
 
-def addresses(run: Sequence[Kernel], calls: Calls, pointer: Pointer) -> tuple[list[str], list[str]]:
-    """Return the lines that make the addresses of all buffers, and for each kernel the arguments to pass them."""
+def addresses(
+    run: Sequence[Kernel], calls: Calls, pointer: Pointer, known: Mapping[Buffer, str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Return the lines that make the addresses of all buffers, and for each kernel the arguments to pass them.
+
+    Those that are ``known`` by a name already need no lines.
+    """
     lines, arguments = [], []
     for i, kernel in enumerate(run):
         _, buffers = calls[kernel.name]
-        names = [f"%b{i}.{j}" for j in range(len(buffers))]
+        names = [(known or {}).get(b) or f"%b{i}.{j}" for j, b in enumerate(buffers)]
         for name, buffer in zip(names, buffers, strict=True):
-            lines += pointer(name, buffer)
+            lines += pointer(name, buffer) if not known or buffer not in known else []
         arguments.append("".join(f", ptr {n}" for n in names))
     return lines, arguments
 

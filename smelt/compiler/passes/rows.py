@@ -5,13 +5,20 @@ many rows. Each computes every row once, with the same operations: no bit change
 
 Kernels over rows of the batch cut it evenly. Where a kernel of the phase sums fixed slices of the batch, all cut it
 between slices: a thread then sums what it wrote.
+
+What only kernels that take turns touch is gone after each turn: it needs a place for the rows of one turn, in every
+thread, not for the batch. The address passed to the kernels moves back by the rows before the turn, so that these are
+the same code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from smelt.compiler.loops import Buffer, Kernel
+from smelt.compiler.loops import Buffer, If, Instr, Kernel, Loop, Stmt
+from smelt.compiler.passes.layout import Storage
+from smelt.compiler.passes.storage import Plan
+from smelt.graph.graph import Node
 
 LARGE = 1 << 19  # bytes that one kernel leaves for another, from which on they take turns: half a second-level cache
 TURN = 1 << 19  # bytes that the kernels touch in a turn, of what follows the batch
@@ -34,10 +41,63 @@ def together(phase: Sequence[Kernel]) -> list[list[Kernel]]:
     return [group for run in out for group in ([run] if _passes_on(run) else [[k] for k in run])]
 
 
+def has_own_places(kernels: Sequence[Kernel]) -> bool:
+    """Return whether kernels touch what each thread has a place of its own for."""
+    return any(b.turn for k in kernels for b in k.reads | k.writes)
+
+
 def rows_in_turn(run: Sequence[Kernel], capacity: int) -> int:
     """Return how many rows each kernel of a run does in a turn, where the phase has no slices."""
     touched: set[Buffer] = set().union(*(k.aligned for k in run))
     return max(1, TURN * capacity // max(sum(b.nbytes for b in touched), 1))
+
+
+def give_own_places(phases: Sequence[Sequence[Kernel]], plan: Plan, capacity: int) -> None:
+    """Give each thread a place of its own for what only kernels that take turns touch, and only at their own rows."""
+    users: dict[Buffer, set[Kernel]] = {}
+    for kernel in (k for phase in phases for k in phase):
+        for buffer in kernel.reads | kernel.writes:
+            users.setdefault(buffer, set()).add(kernel)
+    rows = _row_elements(plan, capacity)
+    for phase in phases:
+        cut = slices_of(phase)
+        for run in (r for r in together(phase) if len(r) > 1):
+            turn = -(-capacity // cut) if cut else rows_in_turn(run, capacity)
+            for buffer in set[Buffer]().union(*(k.aligned for k in run)):
+                mine = all(k in run and buffer in k.aligned for k in users[buffer])
+                if mine and rows.get(buffer) and turn < capacity:
+                    buffer.row, buffer.turn = rows[buffer], turn
+                    for kernel in run:
+                        _drop_prefetches(kernel.body, buffer)
+
+
+def _row_elements(plan: Plan, capacity: int) -> dict[Buffer, int]:
+    """Return how many elements of each arena buffer a row of the batch has; 0 where they do not lie together."""
+    out: dict[Buffer, int] = {}
+    stored = [*plan.storage.items(), *(pair for pairs in plan.stores.values() for pair in pairs)]
+    for node, storage in stored:
+        if storage.buffer.kind == "arena":
+            found = _row_of(node, storage, capacity)
+            out[storage.buffer] = found if out.get(storage.buffer, found) == found else 0
+    return out
+
+
+def _row_of(node: Node, storage: Storage, capacity: int) -> int:
+    rows = node.spec.rows
+    if rows is None or rows.per != 1 or not capacity or storage.pair == rows.axis or storage.panel is not None:
+        return 0
+    row = storage.strides[rows.axis]
+    others = [(d - 1) * s for a, (d, s) in enumerate(zip(node.shape, storage.strides, strict=True)) if a != rows.axis]
+    inside = all(s >= 0 for s in storage.strides) and storage.offset + sum(others) < row
+    return row if inside and row * capacity == storage.buffer.size else 0
+
+
+def _drop_prefetches(body: list[Stmt], buffer: Buffer) -> None:
+    """Ask no more for rows of the next turn, which will lie where those of this one do."""
+    body[:] = [s for s in body if not (isinstance(s, Instr) and s.op == "prefetch" and s.imm[0] is buffer)]
+    for s in body:
+        if isinstance(s, (Loop, If)):
+            _drop_prefetches(s.body, buffer)
 
 
 def _follows_batch(kernel: Kernel) -> bool:

@@ -162,7 +162,11 @@ def _scaling(network: str, rounds: int, threads: list[int]) -> Scaling:
         tuple(_rate(name, pairs) for name, pairs in rates.items()),
         tuple(_gain(n, times[THREADS_BATCH, n], times[THREADS_BATCH, 1]) for n in threads),
         tuple(
-            BatchCost(b, Spread.of([1e3 * t / b for t in times[b, threads[-1]]]), steps[b][0].lowered().arena_bytes)
+            BatchCost(
+                b,
+                Spread.of([1e3 * t / b for t in times[b, threads[-1]]]),
+                steps[b][0].lowered().memory.total(threads[-1]),
+            )
             for b in BATCHES
         ),
         others.processors(),
