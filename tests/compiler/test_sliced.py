@@ -51,13 +51,16 @@ def test_slices_follow_the_batch_and_not_the_threads(name: str, precision: str) 
     smelt.set_threads(None)
 
 
-@pytest.mark.parametrize(("name", "slices"), [("dense", 32), ("wide", 32), ("thick", 4)])
-def test_there_are_as_many_slices_as_are_small_beside_the_operands(name: str, slices: int) -> None:
+@pytest.mark.parametrize(("name", "slices", "own"), [("dense", 32, 2), ("wide", 32, 1), ("thick", 4, 0)])
+def test_there_are_as_many_slices_as_are_small_beside_the_operands(name: str, slices: int, own: int) -> None:
     step = gradient(LAYERS[name]())
     step(np.zeros((40, 16, 20, 20), np.float32))
     lowered = program.lower(step.graph, dict.fromkeys(step.graph.states), ISAS["znver4"])
     sliced = next(k for k in lowered.kernels if "conv2d_weight_grad" in k.name and k.name.endswith("slices"))
-    assert "prefetch" in str(sliced), "the next sample is asked for"
+    there = {b.name for b in sliced.reads if b.turn}
+    asked = {line.split()[1].split("[")[0] for line in str(sliced).splitlines() if "prefetch" in line}
+    assert asked == {b.name for b in sliced.reads if not b.name.endswith("sums")} - there, "the next sample"
+    assert len(there) == own, "kernels that take turns leave it in the cache"
     assert any(f"each of {slices} fixed slices" in text for _, text in sliced.choices)
 
 
