@@ -141,7 +141,18 @@ def in_words(found: Agreement) -> list[str]:
 
 def _say_figures(output: Output, figures: dict[str, Any]) -> None:
     if figures:
-        output.say(", ".join(f"{key} {v:,}" if isinstance(v, int) else f"{key} {v}" for key, v in figures.items()))
+        output.say(", ".join(f"{key} {_figure(value)}" for key, value in figures.items()))
+
+
+def _figure(value: Any) -> str:
+    """Return a figure as people read it.
+
+    Examples
+    --------
+    >>> _figure(1234), _figure(None), _figure("sqrtf")
+    ('1,234', 'not known', 'sqrtf')
+    """
+    return "not known" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _form(name: str) -> Form:

@@ -21,6 +21,7 @@ from smelt.cli import export
 from smelt.cli.forms import FORMS
 from smelt.cli.forms.form import Built, Form, Written
 from smelt.export.agreement import compare
+from smelt.export.here import Measured
 from smelt.export.tools import missing
 
 from .small import Smelt, write_idx
@@ -237,6 +238,29 @@ def test_an_object_is_written_and_run(smelt_command: Smelt, model: Path) -> None
         "--to object: expected --target, one of cortex-m3, cortex-m4, cortex-m7, cortex-m55, riscv32, aarch64, "
         "x86-64, native",
     )
+
+
+@compiled
+@pytest.mark.skipif(sys.platform != "linux", reason="objects are ELF files")
+@pytest.mark.parametrize("form", ["c", "object"])
+def test_what_a_network_takes_on_this_machine(smelt_command: Smelt, model: Path, form: str) -> None:
+    told = json.loads(smelt_command("validate", model, "--as", form, "--samples", 9, "--batch", 2, "--json").out)
+    assert told["flash"] == told["constants"] + told["code"] and 500 < told["code"] < 20_000
+    ends = 2 * 4 * (784 + 10)
+    assert told["ram"] == told["arena"] + ends + told["stack"] and 8 <= told["stack"] < 4096
+    assert told["instructions"] > 1000 and told["counted"].startswith("in one run of 2 samples by ")
+    *_, figures = smelt_command("validate", model, "--as", form, "--samples", 2).out.splitlines()
+    names = ["flash", "constants", "code", "ram", "arena", "stack", "instructions", "counted"]
+    assert re.findall(r"(?:^|, )(\w+) (?:[\d,]+|in one run by .*)(?=, |$)", figures) == names
+
+
+@compiled
+def test_instructions_that_nobody_counts(smelt_command: Smelt, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Measured(None, 24, None, "by nobody: no counter")
+    monkeypatch.setattr("smelt.cli.forms.machine.measure", lambda *a: found)
+    figures = smelt_command("validate", model, "--as", "c", "--samples", 2).out.splitlines()[-1]
+    assert figures.startswith("flash not known, constants 31,") and ", code not known, ram " in figures
+    assert figures.endswith(", stack 24, instructions not known, counted by nobody: no counter")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="objects are ELF files")

@@ -14,7 +14,7 @@ from smelt.autograd import no_grad
 from smelt.compiler.emit.c import CUnit
 from smelt.errors import ExportError, FileError, ShapeError, at_user_line
 from smelt.export.c99.header import Form, Where, header
-from smelt.export.c99.host import NUMPY, HostNetwork, library
+from smelt.export.c99.host import NUMPY, HostNetwork, library, object_file
 from smelt.export.c99.network import InputShape, Network, network
 from smelt.export.c99.plan import MemoryPlan, memory_plan
 from smelt.export.c99.selftest import selftest
@@ -79,8 +79,9 @@ class CExport:
         ExportError
             When there is no compiler, or it ends with an error.
         """
-        made = library(self._network, self._form, self.files, flags, compiler)
-        return HostNetwork(self._network, self._form, functools.partial(getattr, made))
+        image = object_file(self._form, self.files, flags, compiler)
+        made = library(image, self._network.unit.math, flags, compiler)
+        return HostNetwork(self._network, self._form, functools.partial(getattr, made), image)
 
     def __str__(self) -> str:
         return (

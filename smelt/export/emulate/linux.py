@@ -1,7 +1,7 @@
 """An exported object run as a program of Linux on another processor: the object and samples in; outputs out.
 
 The program reads samples from a file and writes outputs to another; QEMU translates its instructions one process at a
-time, without a board, so that nothing is counted.
+time, without a board, so that nothing is counted: :func:`smelt.export.here.measure_emulated` does that.
 """
 
 from __future__ import annotations
