@@ -27,6 +27,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux" or not KIND, reason="a p
 EMULATOR = TARGETS[KIND].emulator if KIND else ""
 
 
+class Product(nn.Module):
+    """The product of two inputs."""
+
+    def forward(self, a: smelt.Tensor, b: smelt.Tensor) -> smelt.Tensor:
+        return a * b
+
+
 @functools.cache
 def scaled(size: int) -> ObjectExport:
     """Return a network of one loop over so many elements, for what QEMU knows."""
@@ -46,6 +53,17 @@ def test_a_loop_twice_as_long_takes_twice_the_instructions(tmp_path: Path) -> No
     one, two, three = (n for n in found if n is not None)
     assert three - two == two - one >= 3 * 1024 * 4 // TARGETS[KIND].isa.vector_bytes / 4  # a block loads and stores
     assert by_steps(tmp_path / "1024") == one
+
+
+def test_one_product_takes_the_instructions_that_it_must(tmp_path: Path) -> None:
+    """Two loads, a product (which may be one with a load), a store and the return."""
+    need("cc")
+    made = smelt.export.c(Product(), None, {"a": (1,), "b": (1,)})
+    image = object_file(made._form, made.files, ("-O2", "-fcf-protection=none")[: 2 if KIND == "x86-64" else 1], None)
+    build(tmp_path, made, image, [np.ones((1, 1), np.float32)] * 2)
+    assert by_steps(tmp_path) == (4 if KIND == "x86-64" else 5)
+    if shutil.which(EMULATOR):
+        assert by_emulator(tmp_path, EMULATOR) == by_steps(tmp_path)
 
 
 def test_qemu_counts_what_single_steps_count(tmp_path: Path) -> None:

@@ -44,9 +44,9 @@ def figures(made: CExport) -> dict[str, Any]:
     return {"constants": made.constant_bytes, "arena": made.arena_bytes, "stack arrays": made.stack_bytes}
 
 
-def build(model: Module, shape: Shape, folder: Path, batch: int = 1, target: str | None = None) -> Built:
+def build(model: Module, shape: Shape, folder: Path, target: str | None = None, **options: Any) -> Built:
     """Compile the files for this machine, or for a board that is emulated."""
-    made = smelt.export.c(model, None, shape, batch=batch)
+    made = smelt.export.c(model, None, shape, **options)
     if target is not None:
         return on_board(made, target)
 

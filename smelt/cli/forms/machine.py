@@ -39,10 +39,11 @@ def on_linux(made: ObjectExport, target: Target) -> Built:
     figures: dict[str, Any] = {}
     batch = made._network.inputs[0].shape[0]
 
-    def run(x: np.ndarray) -> list[np.ndarray]:
-        outputs = run_program(made, x)
+    def run(*inputs: np.ndarray) -> list[np.ndarray]:
+        outputs = run_program(made, *inputs)
         if not figures:
-            figures.update(machine_figures(made, measure_emulated(made, target, [x[:batch]]), batch))
+            found = measure_emulated(made, target, [x[:batch] for x in inputs])
+            figures.update(machine_figures(made, found, batch))
         return outputs
 
     return Built(run, target.emulator, figures)

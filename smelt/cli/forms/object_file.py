@@ -41,13 +41,13 @@ def figures(made: ObjectExport) -> dict[str, Any]:
     return {**flash, "arena": made.arena_bytes, "stack": made.stack_bytes, **needs}
 
 
-def build(model: Module, shape: Shape, folder: Path, batch: int = 1, target: str = NATIVE) -> Built:
+def build(model: Module, shape: Shape, folder: Path, target: str = NATIVE, **options: Any) -> Built:
     """Link the object into this program, or into one for another processor that is emulated."""
-    made = smelt.export.object(model, None, shape, batch=batch, target=target)
+    made = smelt.export.object(model, None, shape, target=target, **options)
     if made.runs_here:
 
         def other() -> tuple[ObjectExport, bytes]:
-            again = smelt.export.object(model, None, shape, batch=batch, target=kind_of_machine() or NATIVE)
+            again = smelt.export.object(model, None, shape, target=kind_of_machine() or NATIVE, **options)
             return again, again.files["network.o"]
 
         return on_machine(made, made.load(), "this program", other)

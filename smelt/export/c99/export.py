@@ -100,7 +100,7 @@ def c(
     arena: Where = "caller",
     ends: Where | str = "caller",
     samples: np.ndarray | Sequence[np.ndarray] | None = None,
-    dtype: str = "float32",
+    dtype: str | Sequence[str] = "float32",
 ) -> CExport:
     """Write a network as C99: ``name.c`` and ``name.h``, which is its manual.
 
@@ -127,8 +127,8 @@ def c(
     samples : array or sequence of arrays, optional
         Inputs to record: with them ``name_test.c`` is written, a program that runs the network on each and compares
         the outputs with the model's. One array per input; the first axis counts samples, a whole number of batches.
-    dtype : str, default "float32"
-        Type of the inputs' elements.
+    dtype : str or sequence of str, default "float32"
+        Type of the inputs' elements: of all, or of one after the other.
 
     Returns
     -------
