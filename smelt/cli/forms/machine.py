@@ -53,7 +53,7 @@ def machine_figures(made: Exported, found: Measured, batch: int) -> dict[str, An
     """Return figures by the names that those of emulated boards have; None is what is not known."""
     of = f" of {batch} samples" if batch > 1 else ""
     ends = made.plan.input_bytes + made.plan.output_bytes
-    stack = found.stack_bytes
+    stack = made.stack_bytes if found.stack_bytes is None and isinstance(made, ObjectExport) else found.stack_bytes
     return {
         "flash": None if found.code_bytes is None else made.constant_bytes + found.code_bytes,
         "constants": made.constant_bytes,

@@ -121,11 +121,13 @@ def _emulated(
         return None, ""
     if (count := by_emulator(folder, target.emulator)) is not None or other is None:
         return count, f"by {target.emulator}"
+    beside = folder / "other"
+    beside.mkdir()
     try:
-        build(folder, *other(), inputs)
+        build(beside, *other(), inputs)
     except ExportError:
         return None, ""
-    return by_emulator(folder, target.emulator), f"by {target.emulator}, of code for {target.isa.cpu}"
+    return by_emulator(beside, target.emulator), f"by {target.emulator}, of code for {target.isa.cpu}"
 
 
 def measure_emulated(made: ObjectExport, target: Target, inputs: Sequence[np.ndarray]) -> Measured:
