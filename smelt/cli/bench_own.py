@@ -12,6 +12,7 @@ from smelt.measure.bench.first_call import first_calls, import_time
 from smelt.measure.bench.scaling import Scaling, Spread, scaling
 from smelt.measure.machine import inspect_machine
 from smelt.measure.system import load
+from smelt.models import MODELS
 
 Row = tuple[str, ...]
 CALL_HEAD = (
@@ -61,7 +62,7 @@ def show_exported(models: str | None, rounds: int, as_json: bool) -> None:
     output.say(f"{described(machine)}, load {before:.2f} before")
     output.say(f"one sample, one thread: median and quartiles of {rounds} rounds by turns")
     comparisons = []
-    for network in known_models(models) or ["ds_cnn", "resnet8", "mobilenet_v1", "autoencoder"]:
+    for network in known_models(models) or MODELS:
         found = exported(network, rounds)
         output.say()
         output.say(network)

@@ -16,7 +16,7 @@ from smelt.autograd import no_grad
 from smelt.cli.build import load_data
 from smelt.cli.forms import FORMS
 from smelt.cli.forms.emulated import SAMPLES
-from smelt.cli.forms.form import Form
+from smelt.cli.forms.form import Form, Shape
 from smelt.cli.inspect import find_model, recipe_beside
 from smelt.cli.output import Output
 from smelt.errors import RecipeError, ShapeError, without_user_line
@@ -27,6 +27,7 @@ from smelt.onnx.reader.model import OnnxModel
 from smelt.tensor import Tensor
 
 DIFFERS = 1  # exit status
+RANDOM = "random numbers"
 MANY = 1000  # samples, where this machine runs what was exported
 
 
@@ -55,27 +56,22 @@ def export_model(
     if path.exists() and Path(model).exists() and path.samefile(model):
         raise RecipeError(f"'{path}': is what is to be exported, expected --out, another place to write to")
     if "self_test" in chosen:
-        network, sizes, x, _, source = _subject(model, data, chosen["self_test"], shape, options)
-        chosen["samples"] = _whole(x, _batch(network, chosen, form.options) or 1)
-        words = f"{len(chosen['samples'])} samples of {source}"
+        network, shapes, inputs, _, source = _subject(model, data, chosen["self_test"], shape, options)
+        chosen["samples"] = _whole(inputs, _batch(network, chosen, form.options) or 1)
+        words = f"{len(chosen['samples'][0])} samples of {source}"
     elif data is not None:
         raise RecipeError("--data: its samples are recorded, expected --self-test, how many of them")
     else:
         network, sizes = find_model(model, shape, options)
-        if shape is not None and isinstance(network, OnnxModel) and len(network.inputs) > 1:
-            raise RecipeError(
-                f"--input {shape}: '{model}' has {len(network.inputs)} inputs, expected their shapes in it"
-            )
+        shapes = _inputs(model, network, sizes, shape)
         _batch(network, chosen, form.options)
         words = ""
-    with _installed(), _fitting(model, sizes):
-        written = form.write(network, _inputs(network, sizes), path, title, **chosen)
+    with _installed(), _fitting(model, shapes):
+        written = form.write(network, shapes, path, title, **_types(network), **chosen)
     files = {str(p): p.stat().st_size for p in written.files}
     output.result({"model": model, "to": to, "files": files, "data": words or None, **written.figures})
     recorded = f"; recorded: {words}" if words else ""
-    given_shapes = _inputs(network, sizes)
-    shown = map(_times, given_shapes.values()) if isinstance(given_shapes, dict) else [_times(sizes)]
-    output.say(f"{model} as {to}, for samples of {' and '.join(shown)}{recorded}")
+    output.say(f"{model} as {to}, for samples of {_shown(shapes)}{recorded}")
     for name, size in files.items():
         output.say(f"{name}: {size:,} bytes")
     _say_figures(output, written.figures)
@@ -107,13 +103,13 @@ def validate_model(
     form = _form(form_name)
     chosen = _meant(given, form.build_options, f"validate --as {form_name}")
     count = samples or (SAMPLES if "target" in chosen else MANY)
-    network, sizes, x, labels, source = _subject(model, data, count, shape, options)
+    network, shapes, inputs, labels, source = _subject(model, data, count, shape, options)
     batch = _batch(network, chosen, form.build_options)
-    x = _whole(x, batch or 1)
-    words = f"{len(x)} samples of {source}"
-    with tempfile.TemporaryDirectory() as folder, _installed(), _fitting(model, sizes):
-        built = form.build(network, _inputs(network, sizes), Path(folder), **chosen)
-        found = compare(network, built.run, x, labels, batch or 64)
+    inputs = _whole(inputs, batch or 1)
+    words = f"{len(inputs[0])} samples of {source}"
+    with tempfile.TemporaryDirectory() as folder, _installed(), _fitting(model, shapes):
+        built = form.build(network, shapes, Path(folder), **_types(network), **chosen)
+        found = compare(network, built.run, *inputs, labels=labels, batch=batch or 64)
     result = {"model": model, "form": form_name, "runner": built.runner, "data": words, **found.to_dict()}
     output.result({**result, **built.figures})
     output.say(f"{model} as {form_name}, run by {built.runner}, on {words}")
@@ -141,7 +137,18 @@ def in_words(found: Agreement) -> list[str]:
 
 def _say_figures(output: Output, figures: dict[str, Any]) -> None:
     if figures:
-        output.say(", ".join(f"{key} {v:,}" if isinstance(v, int) else f"{key} {v}" for key, v in figures.items()))
+        output.say(", ".join(f"{key} {_figure(value)}" for key, value in figures.items()))
+
+
+def _figure(value: Any) -> str:
+    """Return a figure as people read it.
+
+    Examples
+    --------
+    >>> _figure(1234), _figure(None), _figure("sqrtf")
+    ('1,234', 'not known', 'sqrtf')
+    """
+    return "not known" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _form(name: str) -> Form:
@@ -160,11 +167,20 @@ def _meant(given: dict[str, Any], options: tuple[str, ...], words: str) -> dict[
     return chosen
 
 
-def _inputs(network: Module, sizes: tuple[int, ...]) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+def _inputs(model: str, network: Module, sizes: tuple[int, ...], given: str | None) -> Shape:
     """Return the shape of a sample; of the network of an ONNX file by the names of its inputs."""
     if not isinstance(network, OnnxModel):
         return sizes
-    return {network.inputs[0]: sizes} if len(network.inputs) == 1 else network.input_shapes
+    if len(network.inputs) == 1:
+        return {network.inputs[0]: sizes}
+    if given is not None:
+        raise RecipeError(f"--input {given}: '{model}' has {len(network.inputs)} inputs, expected their shapes in it")
+    return network.input_shapes
+
+
+def _types(network: Module) -> dict[str, Any]:
+    """Return the types of inputs, as the option of forms, where a file says them."""
+    return {"dtype": tuple(d.name for d in network.input_dtypes)} if isinstance(network, OnnxModel) else {}
 
 
 def _batch(network: Module, chosen: dict[str, Any], options: tuple[str, ...]) -> int | None:
@@ -177,11 +193,12 @@ def _batch(network: Module, chosen: dict[str, Any], options: tuple[str, ...]) ->
     return chosen.get("batch", tied)
 
 
-def _whole(x: np.ndarray, batch: int) -> np.ndarray:
+def _whole(inputs: list[np.ndarray], batch: int) -> list[np.ndarray]:
     """Return as many samples as fill batches."""
-    if len(x) < batch:
-        raise RecipeError(f"{len(x)} samples: expected at least {batch}, which are run at once")
-    return x[: len(x) // batch * batch]
+    count = len(inputs[0])
+    if count < batch:
+        raise RecipeError(f"{count} samples: expected at least {batch}, which are run at once")
+    return [x[: count // batch * batch] for x in inputs]
 
 
 def _dashed(option: str) -> str:
@@ -196,23 +213,45 @@ def _times(sizes: tuple[int, ...]) -> str:
     return "×".join(map(str, sizes))
 
 
+def _shown(shapes: Shape) -> str:
+    return " and ".join(_times(s) or "1" for s in (shapes.values() if isinstance(shapes, dict) else [shapes]))
+
+
 def _subject(
     model: str, data: str | None, count: int, shape: str | None, options: dict[str, Any]
-) -> tuple[Module, tuple[int, ...], np.ndarray, np.ndarray | None, str]:
-    """Return a network, the shape of a sample, samples, their classes if they have some, and where they come from."""
+) -> tuple[Module, Shape, list[np.ndarray], np.ndarray | None, str]:
+    """Return a network, the shapes of a sample, samples of every input, their classes if known, and their source."""
     x, labels, words = _samples(model, data, count)
     given = shape if shape or x is None else ",".join(map(str, x.shape[1:]))
     network, sizes = find_model(model, given, options)
-    if isinstance(network, OnnxModel) and len(network.inputs) != 1:
-        raise RecipeError(f"'{model}': it has {len(network.inputs)} inputs, expected one that samples are given to")
-    if x is None:
-        x = np.random.default_rng(0).normal(size=(count, *sizes)).astype(np.float32)
+    shapes = _inputs(model, network, sizes, shape)
+    several = isinstance(shapes, dict) and len(shapes) > 1
+    if several and data is not None:
+        raise RecipeError(f"--data {data}: '{model}' has {len(shapes)} inputs, expected one that samples are given to")
+    if x is None or several:
+        inputs, labels, words = random_samples(network, shapes, count), None, RANDOM
     elif x.shape[1:] != sizes:
         raise RecipeError(f"--input {shape}: expected the shape of the samples, {_times(x.shape[1:])}")
+    else:
+        inputs = [x]
     if model in MODELS:
-        with _fitting(model, sizes):
-            _settle(network, x[:8])
-    return network, sizes, x, labels, words
+        with _fitting(model, shapes):
+            _settle(network, inputs[0][:8])
+    return network, shapes, inputs, labels, words
+
+
+def random_samples(network: Module, shapes: Shape, count: int) -> list[np.ndarray]:
+    """Return samples for every input: normal numbers, of integers 0 to 9, where there are only two 0 and 1."""
+    rng = np.random.default_rng(0)
+    each = list(shapes.values()) if isinstance(shapes, dict) else [shapes]
+    dtypes = network.input_dtypes if isinstance(network, OnnxModel) else [np.dtype(np.float32)] * len(each)
+    out = []
+    for shape, dtype in zip(each, dtypes, strict=True):
+        if dtype.kind == "f":
+            out.append(rng.normal(size=(count, *shape)).astype(dtype))
+        else:
+            out.append(rng.integers(0, 2 if dtype.kind == "b" else 10, (count, *shape)).astype(dtype))
+    return out
 
 
 def _settle(network: Module, x: np.ndarray) -> None:
@@ -237,7 +276,7 @@ def _samples(model: str, data: str | None, count: int) -> tuple[np.ndarray | Non
     path = Path(model)
     beside = model not in MODELS and (path.parent / "recipe.toml").is_file()
     if data is None and not beside:
-        return None, None, "random numbers"
+        return None, None, RANDOM
     recipe, folder = recipe_beside(path, data)
     test = load_data(recipe, folder).test
     count = min(count, len(test))
@@ -260,13 +299,13 @@ class _installed:
 class _fitting:
     """Tells a shape that does not fit the model with the model's name."""
 
-    def __init__(self, model: str, sizes: tuple[int, ...]) -> None:
-        self.model, self.sizes = model, sizes
+    def __init__(self, model: str, shapes: Shape) -> None:
+        self.model, self.shapes = model, shapes
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ShapeError):
-            shown = f"does not take samples of {_times(self.sizes)}"
+            shown = f"does not take samples of {_shown(self.shapes)}"
             raise RecipeError(f"{self.model!r}: {shown}: {without_user_line(str(error))}") from None

@@ -16,6 +16,7 @@ from smelt.errors import RecipeError, without_user_line
 from smelt.files import describe
 from smelt.measure.summary import Summary, summary
 from smelt.models import INPUT_SHAPES, MODELS
+from smelt.onnx.reader.model import OnnxModel
 from smelt.train import Trainer
 
 _SPARE = ("bytes", "FLOPs", "field")  # columns of a summary that may be left out, in this order
@@ -46,7 +47,10 @@ def find_model(model: str, shape: str | None, options: dict[str, Any]) -> tuple[
         raise RecipeError(f"{model!r}: no such file, and no network of the zoo; {nearest(model, MODELS)}")
     if shape is not None:
         sizes = parse_shape(shape)
-    if not sizes:
+    if isinstance(network, OnnxModel) and len(network.inputs) > 1:
+        if not network.input_shapes:
+            raise RecipeError(f"'{model}': it has {len(network.inputs)} inputs, expected their shapes in it")
+    elif not sizes:
         raise RecipeError(f"'{model}': it does not say what it reads, expected --input, such as --input 1,28,28")
     return network, sizes
 

@@ -336,7 +336,7 @@ def bench_scale(**options: Any) -> None:
 
 
 @bench.command("c")
-@click.option("--models", metavar="NAMES", help="Networks of the zoo: ds_cnn,resnet8.")
+@click.option("--models", metavar="NAMES", help="Networks of the zoo: ds_cnn,resnet8; by default all.")
 @click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Turns of each.")
 @_json
 def bench_c(**options: Any) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from smelt.nn.calls import leaves
 from smelt.nn.module import Module
 
-Run = Callable[[np.ndarray], Sequence[np.ndarray]]
+Run = Callable[..., Sequence[np.ndarray]]
+"""One array of samples per input in, the arrays of all outputs out."""
 LARGEST = 1e-4
 """Largest difference, relative to the largest output, that counts as agreement of two float32 programs."""
 
@@ -51,7 +52,9 @@ class Agreement:
         return {**asdict(self), "agrees": self.agrees}
 
 
-def compare(model: Module, run: Run, x: np.ndarray, labels: np.ndarray | None = None, batch: int = 64) -> Agreement:
+def compare(
+    model: Module, run: Run, *inputs: np.ndarray, labels: np.ndarray | None = None, batch: int = 64
+) -> Agreement:
     """Run samples through a module, compiled, and through another form of it.
 
     Parameters
@@ -59,9 +62,9 @@ def compare(model: Module, run: Run, x: np.ndarray, labels: np.ndarray | None = 
     model : Module
         Run as ``model.compile()``.
     run : callable
-        The other form: an array of samples in, the arrays of all outputs out.
-    x : numpy.ndarray
-        Samples along the first axis.
+        The other form: one array of samples per input in, the arrays of all outputs out.
+    *inputs : numpy.ndarray
+        One array per input; samples along the first axis.
     labels : numpy.ndarray, optional
         The class of each sample.
     batch : int, default 64
@@ -80,16 +83,16 @@ def compare(model: Module, run: Run, x: np.ndarray, labels: np.ndarray | None = 
     0.0
     """
     fast = model.compile()
-    out, largest = Agreement(samples=len(x)), 0.0
-    for start in range(0, len(x), batch):
-        part = np.ascontiguousarray(x[start : start + batch])
-        here = [t.numpy() for t in leaves(fast(part))]
-        there = run(part)
+    out, largest = Agreement(samples=len(inputs[0])), 0.0
+    for start in range(0, len(inputs[0]), batch):
+        part = [np.ascontiguousarray(x[start : start + batch]) for x in inputs]
+        here = [t.numpy() for t in leaves(fast(*part))]
+        there = run(*part)
         for mine, other in zip(here, there, strict=True):
             out.difference = max(out.difference, _difference(mine, other))
             finite = np.abs(mine[np.isfinite(mine)]) if mine.dtype.kind == "f" else np.abs(mine)
             largest = max(largest, float(finite.max(initial=0)))
-        if here[0].ndim == 2 and here[0].shape[1] > 1 and here[0].shape != part.shape:
+        if here[0].ndim == 2 and here[0].shape[1] > 1 and here[0].shape not in [x.shape for x in part]:
             _count(
                 out, here[0].argmax(1), there[0].argmax(1), None if labels is None else labels[start : start + batch]
             )

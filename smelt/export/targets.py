@@ -6,6 +6,7 @@ was made is run on its machine.
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, replace
 
 from smelt.compiler.isa import Isa, host
@@ -135,6 +136,12 @@ def native() -> Target:
     """Return the processor this program runs on."""
     isa = replace(host(), name=NATIVE, serial=True)
     return Target(NATIVE, f"the processor it was made on ({isa.cpu})", isa, "", "cc", ("-march=native",))
+
+
+def kind_of_machine() -> str | None:
+    """Return the name of the target that is this machine's kind of processor, without what only newer ones have."""
+    names = {"x86_64": "x86-64", "amd64": "x86-64", "aarch64": "aarch64", "arm64": "aarch64"}
+    return names.get(platform.machine().lower())
 
 
 def find_target(name: str) -> Target:

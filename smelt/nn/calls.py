@@ -6,12 +6,14 @@ left as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from smelt.errors import ShapeError
+import numpy as np
+
+from smelt.errors import ShapeError, at_user_line
 from smelt.graph.graph import Node
 from smelt.graph.trace import Tracer
 from smelt.nn.module import Module
@@ -28,6 +30,26 @@ class Call:
     inputs: list[Node] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     results: list[Node] = field(default_factory=list)
+
+
+def each_dtype(dtype: str | Sequence[str], names: Sequence[str]) -> list[np.dtype]:
+    """Return the type of every input: one for all of them, or as many as there are.
+
+    Raises
+    ------
+    ShapeError
+        When there are more or fewer.
+
+    Examples
+    --------
+    >>> each_dtype("float32", ["left", "right"])
+    [dtype('float32'), dtype('float32')]
+    """
+    given = [dtype] * len(names) if isinstance(dtype, str) else list(dtype)
+    if len(given) != len(names):
+        found = ", ".join(map(str, given)) or "none"
+        raise ShapeError(at_user_line(f"dtype: expected one for each of {len(names)} inputs, received {found}"))
+    return [np.dtype(d) for d in given]
 
 
 class CallTracer(Tracer):

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 import smelt
+from smelt.cli import bench_own
 from smelt.cli.bench import means, rows, summary
 from smelt.cli.bench_own import scaling_tables, stages
 from smelt.measure.bench import Comparison, Result, scaling, suite
 from smelt.measure.bench.first_call import first_calls
 from smelt.measure.bench.stages import STAGES
 from smelt.measure.roofline import Ceilings, Level
+from smelt.models import MODELS
 
 from .small import Smelt
 
@@ -140,6 +142,15 @@ def test_exported_c_beside_the_compiled_model_and_naive_loops(smelt_command: Sme
     (comparison,) = value["comparisons"]
     assert (value["command"], comparison["network"], comparison["skipped"]) == ("c", "lenet5", [])
     assert {r["library"] for r in comparison["results"]} == {"smelt", "object", "c", "naive c"}
+
+
+def test_exported_c_of_the_whole_zoo_unless_networks_are_named(
+    smelt_command: Smelt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_own, "exported", lambda network, rounds: Comparison(network, 1))
+    for given, expected in (((), list(MODELS)), (("--models", "resnet8,lenet5"), ["resnet8", "lenet5"])):
+        value = json.loads(smelt_command("bench", "c", *given, "--json").out)
+        assert [c["network"] for c in value["comparisons"]] == expected
 
 
 def test_what_threads_and_larger_batches_gain(smelt_command: Smelt, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,10 @@ from smelt.cli import export
 from smelt.cli.forms import FORMS
 from smelt.cli.forms.form import Built, Form, Written
 from smelt.export.agreement import compare
+from smelt.export.here import Measured
+from smelt.export.targets import TARGETS
 from smelt.export.tools import missing
+from smelt.onnx.reader.model import OnnxModel
 
 from .small import Smelt, write_idx
 
@@ -81,7 +84,7 @@ def test_every_form_of_a_network_of_the_zoo_agrees(smelt_command: Smelt, form: s
 
 
 def test_a_network_that_was_never_trained_tells_samples_apart() -> None:
-    network, _, x, _, _ = export._subject("ds_cnn", None, 3, None, {})
+    network, _, (x,), _, _ = export._subject("ds_cnn", None, 3, None, {})
     out = network.compile()(x).numpy()
     assert out.std(0).max() > 0.01 * np.abs(out).max()
     assert not network.training and {m.momentum for _, m in network.named_modules() if hasattr(m, "momentum")} == {0.1}
@@ -105,19 +108,82 @@ def test_a_file_tied_to_its_batch_size_is_run_with_that(smelt_command: Smelt) ->
     assert "1 samples: expected at least 2" in smelt_command("validate", "tied.onnx", "--as", "c", "--samples", 1).error
 
 
+def write_onnx(name: str, nodes: list[onnx.NodeProto], inputs: dict[str, tuple[int, list]], outputs: list[str]) -> None:
+    """Write a file whose inputs have these types and shapes, and whose outputs have three or more numbers."""
+    given = [helper.make_tensor_value_info(n, kind, shape) for n, (kind, shape) in inputs.items()]
+    results = [helper.make_tensor_value_info(n, 1, ["n", 3]) for n in outputs]
+    graph = helper.make_graph(nodes, "g", given, results)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), name)
+
+
 def test_a_file_with_several_inputs_keeps_their_names(smelt_command: Smelt) -> None:
-    ends = [helper.make_tensor_value_info(name, 1, ["n", 3]) for name in ("left", "right", "sum")]
-    nodes = [helper.make_node("Add", ["left", "right"], ["sum"], "add")]
-    graph = helper.make_graph(nodes, "g", ends[:2], ends[2:])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), "two.onnx")
+    add = helper.make_node("Add", ["left", "right"], ["sum"], "add")
+    write_onnx("two.onnx", [add], {"left": (1, ["n", 3]), "right": (1, ["n", 3])}, ["sum"])
     done = smelt_command("export", "two.onnx", "--to", "onnx", "--out", "again.onnx")
     assert done.out.startswith("two.onnx as onnx, for samples of 3 and 3\n")
     again = onnx.load("again.onnx").graph
     assert [v.name for v in (*again.input, *again.output)] == ["left", "right", "sum"]
     assert smelt_command("export", "two.onnx", "--to", "c").status == 0
     assert "x1 (right): float[TWO_X1_SIZE]" in Path("two.h").read_text()
-    assert "it has 2 inputs" in smelt_command("validate", "two.onnx", "--as", "c").error
-    assert "expected their shapes in it" in smelt_command("export", "two.onnx", "--to", "c", "--input", "3").error
+    for command in (("export", "two.onnx", "--to", "c"), ("validate", "two.onnx", "--as", "c")):
+        assert "expected their shapes in it" in smelt_command(*command, "--input", "3").error
+    write_onnx("free.onnx", [add], {"left": (1, ["n", "k"]), "right": (1, ["n", "k"])}, ["sum"])
+    without = smelt_command("validate", "free.onnx", "--as", "c").error
+    assert without == "'free.onnx': it has 2 inputs, expected their shapes in it"
+
+
+SEVERAL = [("c", ()), ("object", ()), ("onnx", ())]
+SEVERAL += [("c", ("cortex-m4",)), ("c", ("avr",)), ("object", ("riscv32",)), ("object", ("aarch64",))]
+
+
+@compiled
+@pytest.mark.parametrize(("form", "target"), SEVERAL)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_several_inputs_of_several_types(smelt_command: Smelt, form: str, target: tuple[str, ...], batch: int) -> None:
+    if form == "object" and sys.platform != "linux":
+        pytest.skip("objects are ELF files")
+    for name in target:
+        if packages := missing(TARGETS[name].compiler, TARGETS[name].emulator):
+            pytest.skip(f"{', '.join(packages)} not installed")
+    nodes = [
+        helper.make_node("Cast", ["steps"], ["f"], "cast", to=1),
+        helper.make_node("Mul", ["x", "f"], ["scaled"], "mul"),
+        helper.make_node("Where", ["which", "scaled", "x"], ["y"], "where"),
+        helper.make_node("Sub", ["x", "f"], ["z"], "sub"),
+    ]
+    inputs = {"x": (1, ["n", 3]), "steps": (onnx.TensorProto.INT32, ["n", 1]), "which": (9, ["n", 3])}
+    write_onnx("mixed.onnx", nodes, inputs, ["y", "z"])
+    more = [word for name in target for word in ("--target", name)]
+    done = smelt_command("validate", "mixed.onnx", "--as", form, "--samples", 9, "--batch", batch, "--json", *more)
+    told = json.loads(done.out)
+    assert told["agrees"] and told["data"] == f"{9 // batch * batch} samples of random numbers"
+    assert told["same_class"] is None, "the outputs are as large as an input"
+
+
+@compiled
+def test_several_inputs_are_recorded_for_a_self_test(smelt_command: Smelt) -> None:
+    nodes = [
+        helper.make_node("Cast", ["steps"], ["f"], "cast", to=1),
+        helper.make_node("Add", ["x", "f"], ["y"], "add"),
+    ]
+    write_onnx("two.onnx", nodes, {"x": (1, ["n", 3]), "steps": (onnx.TensorProto.INT8, ["n", 3])}, ["y"])
+    done = smelt_command("export", "two.onnx", "--to", "c", "--out", "made", "--self-test", 3)
+    assert done.out.startswith("two.onnx as c, for samples of 3 and 3; recorded: 3 samples of random numbers\n")
+    assert "const float *x0, const int8_t *x1" in Path("made/two.h").read_text()
+    subprocess.run(["cc", "made/two.c", "made/two_test.c", "-o", "made/two", "-lm"], check=True)
+    ran = subprocess.run(["made/two"], capture_output=True, text=True, check=True)
+    assert ran.stdout == "two: passed, 0 numbers wrong in 3 runs\n"
+    for command in (("export", "two.onnx", "--to", "c", "--self-test", 3), ("validate", "two.onnx", "--as", "c")):
+        error = smelt_command(*command, "--data", "digits").error
+        assert error == "--data digits: 'two.onnx' has 2 inputs, expected one that samples are given to"
+
+
+def test_samples_of_integers_are_small_and_of_truth_values_both(smelt_command: Smelt) -> None:
+    model = OnnxModel([], ["a", "b", "c"], [], {}, input_dtypes=[np.dtype(d) for d in ("uint8", "bool", "float64")])
+    a, b, c = export.random_samples(model, {"a": (4,), "b": (2, 3), "c": ()}, 50)
+    assert (a.dtype, a.shape, set(a.reshape(-1).tolist())) == (np.uint8, (50, 4), set(range(10)))
+    assert (b.dtype, b.shape, b.any(), b.all()) == (np.bool_, (50, 2, 3), True, False)
+    assert (c.dtype, c.shape) == (np.float64, (50,)) and c.min() < -1
 
 
 @compiled
@@ -237,6 +303,39 @@ def test_an_object_is_written_and_run(smelt_command: Smelt, model: Path) -> None
         "--to object: expected --target, one of cortex-m3, cortex-m4, cortex-m7, cortex-m55, riscv32, aarch64, "
         "x86-64, native",
     )
+
+
+@compiled
+@pytest.mark.skipif(sys.platform != "linux", reason="objects are ELF files")
+@pytest.mark.parametrize("form", ["c", "object"])
+def test_what_a_network_takes_on_this_machine(smelt_command: Smelt, model: Path, form: str) -> None:
+    told = json.loads(smelt_command("validate", model, "--as", form, "--samples", 9, "--batch", 2, "--json").out)
+    assert told["flash"] == told["constants"] + told["code"] and 500 < told["code"] < 20_000
+    ends = 2 * 4 * (784 + 10)
+    assert told["ram"] == told["arena"] + ends + told["stack"] and 8 <= told["stack"] < 4096
+    if told["instructions"] is None:
+        pytest.skip(f"instructions are counted {told['counted']}")
+    assert told["instructions"] > 1000 and told["counted"].startswith("in one run of 2 samples by ")
+    *_, figures = smelt_command("validate", model, "--as", form, "--samples", 2).out.splitlines()
+    names = ["flash", "constants", "code", "ram", "arena", "stack", "instructions", "counted"]
+    assert re.findall(r"(?:^|, )(\w+) (?:[\d,]+|in one run by .*)(?=, |$)", figures) == names
+
+
+@compiled
+def test_instructions_that_nobody_counts(smelt_command: Smelt, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Measured(None, 24, None, "by nobody: no counter")
+    monkeypatch.setattr("smelt.cli.forms.machine.measure", lambda *a: found)
+    figures = smelt_command("validate", model, "--as", "c", "--samples", 2).out.splitlines()[-1]
+    assert figures.startswith("flash not known, constants 31,") and ", code not known, ram " in figures
+    assert figures.endswith(", stack 24, instructions not known, counted by nobody: no counter")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="objects are ELF files")
+def test_an_object_needs_no_compiler(smelt_command: Smelt, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    told = json.loads(smelt_command("validate", model, "--as", "object", "--samples", 2, "--json").out)
+    assert told["agrees"] and told["stack"] > 0 and told["flash"] == told["constants"] + told["code"]
+    assert (told["instructions"], told["counted"]) == (None, "by nobody: there is no C compiler")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="objects are ELF files")

@@ -241,6 +241,11 @@ def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
         (ExportError, "name: expected lower-case", lambda: smelt.export.c(linear, None, (3,), name="while")),
         (ExportError, "arena: expected one of", lambda: smelt.export.c(linear, None, (3,), arena="heap")),  # type: ignore[arg-type]
         (ShapeError, "expected sizes of at least 1", lambda: smelt.export.c(linear, None, (0,))),
+        (
+            ShapeError,
+            "dtype: expected one for each of 1 inputs, received float32, int8",
+            lambda: smelt.export.c(linear, None, (3,), dtype=("float32", "int8")),
+        ),
         (ShapeError, "linear: expected x", lambda: smelt.export.c(linear, None, (4,))),
         (ShapeError, "samples: expected", lambda: smelt.export.c(linear, None, (3,), samples=inputs((4,)))),
         (ExportError, "changes", lambda: smelt.export.c(Changing(), None, (3,))),

@@ -167,6 +167,16 @@ def test_an_object_for_arm_linux_agrees() -> None:
     np.testing.assert_allclose(found, model.compile()(x).numpy(), rtol=1e-5)
 
 
+def test_what_is_not_the_shape_of_an_object_for_linux_is_said() -> None:
+    target = TARGETS["aarch64"]
+    if packages := missing(target.compiler, target.emulator):
+        pytest.skip(f"{', '.join(packages)} not installed")
+    _, _, shape = exported("small")
+    made = smelt.export.object(exported("small")[0], None, shape, target="aarch64")
+    with pytest.raises(ShapeError, match="run: expected 1 arrays of equal length, received 2"):
+        run_program(made, inputs(shape, 1), inputs(shape, 1))
+
+
 def assert_object_agrees(name: str, board: str, runs: int = 1) -> None:
     model, made, shape = exported(name)
     x = inputs(shape, runs)

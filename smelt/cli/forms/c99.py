@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import smelt
 from smelt.cli.forms.emulated import on_board
 from smelt.cli.forms.form import Built, Form, Shape, Written
+from smelt.cli.forms.machine import on_machine
 from smelt.export.c99.export import KEYWORDS, CExport
-from smelt.export.c99.host import compiler
+from smelt.export.c99.host import compiler, object_file
+from smelt.export.targets import TARGETS, kind_of_machine
 from smelt.nn.module import Module
 
 FLAGS = ("-O3", "-march=native")
@@ -44,18 +44,17 @@ def figures(made: CExport) -> dict[str, Any]:
     return {"constants": made.constant_bytes, "arena": made.arena_bytes, "stack arrays": made.stack_bytes}
 
 
-def build(model: Module, shape: Shape, folder: Path, batch: int = 1, target: str | None = None) -> Built:
+def build(model: Module, shape: Shape, folder: Path, target: str | None = None, **options: Any) -> Built:
     """Compile the files for this machine, or for a board that is emulated."""
-    made = smelt.export.c(model, None, shape, batch=batch)
+    made = smelt.export.c(model, None, shape, **options)
     if target is not None:
         return on_board(made, target)
-    network = made.load(FLAGS)
 
-    def run(x: np.ndarray) -> list[np.ndarray]:
-        outputs = [network(x[i : i + batch]) for i in range(0, len(x), batch)]
-        return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+    def other() -> tuple[CExport, bytes]:
+        flags = TARGETS[emulated].flags if (emulated := kind_of_machine()) else ()
+        return made, object_file(made._form, made.files, (FLAGS[0], *flags), None)
 
-    return Built(run, f"{Path(str(compiler())).name} {' '.join(FLAGS)}", figures(made))
+    return on_machine(made, made.load(FLAGS), f"{Path(str(compiler())).name} {' '.join(FLAGS)}", other)
 
 
 FORM = Form(write, build, options=("name", "arena", "self_test", "batch"), build_options=("batch", "target"))

@@ -30,11 +30,11 @@ def on_board(made: Exported, target: str) -> Built:
     require(f"target {target}", board.target.compiler, board.target.emulator)
     figures: dict[str, Any] = {}
 
-    def run(x: np.ndarray) -> list[np.ndarray]:
-        batch = made._network.inputs[0].shape[0]
-        fit = _STORED // max(x[:batch].nbytes, 1) * batch if board.kind == "avr" else len(x)
+    def run(*inputs: np.ndarray) -> list[np.ndarray]:
+        batch, samples = made._network.inputs[0].shape[0], len(inputs[0])
+        fit = _STORED // max(sum(x[:batch].nbytes for x in inputs), 1) * batch if board.kind == "avr" else samples
         at_once = max(fit, batch)
-        parts = [emulate(made, target, x[i : i + at_once]) for i in range(0, len(x), at_once)]
+        parts = [emulate(made, target, *(x[i : i + at_once] for x in inputs)) for i in range(0, samples, at_once)]
         figures.update(_figures(max(parts, key=lambda p: p.stack_bytes)))
         return [np.concatenate(outputs) for outputs in zip(*(p.outputs for p in parts), strict=True)]
 

@@ -39,7 +39,8 @@ class Form:
     write : callable
         ``(model, shape of one sample, path, title, **options) -> Written``. The path is what ``--out`` says; the title
         is the model's name, for what has a name in the files. With ``self_test`` among ``options``, it gets samples to
-        record as ``samples``.
+        record as ``samples``, one array per input. Where an ONNX file says what type its inputs have, ``options`` has
+        these as ``dtype``, one after the other.
     build : callable
         ``(model, shape of one sample, folder, **options) -> Built``; the folder is deleted afterwards.
     suffix : str

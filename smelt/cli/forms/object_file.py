@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import smelt
 from smelt.cli.forms.c99 import identifier
 from smelt.cli.forms.emulated import on_board
 from smelt.cli.forms.form import Built, Form, Shape, Written
+from smelt.cli.forms.machine import on_linux, on_machine
 from smelt.errors import RecipeError
 from smelt.export.elf.export import OBJECTS, ObjectExport
 from smelt.export.emulate.boards import BOARDS
-from smelt.export.emulate.linux import run_program
-from smelt.export.targets import NATIVE, TARGETS
+from smelt.export.targets import NATIVE, TARGETS, kind_of_machine
 from smelt.nn.module import Module
 
 
@@ -43,20 +41,19 @@ def figures(made: ObjectExport) -> dict[str, Any]:
     return {**flash, "arena": made.arena_bytes, "stack": made.stack_bytes, **needs}
 
 
-def build(model: Module, shape: Shape, folder: Path, batch: int = 1, target: str = NATIVE) -> Built:
+def build(model: Module, shape: Shape, folder: Path, target: str = NATIVE, **options: Any) -> Built:
     """Link the object into this program, or into one for another processor that is emulated."""
-    made = smelt.export.object(model, None, shape, batch=batch, target=target)
+    made = smelt.export.object(model, None, shape, target=target, **options)
     if made.runs_here:
-        network = made.load()
 
-        def run(x: np.ndarray) -> list[np.ndarray]:
-            outputs = [network(x[i : i + batch]) for i in range(0, len(x), batch)]
-            return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+        def other() -> tuple[ObjectExport, bytes]:
+            again = smelt.export.object(model, None, shape, target=kind_of_machine() or NATIVE, **options)
+            return again, again.files["network.o"]
 
-        return Built(run, "this program", figures(made))
+        return on_machine(made, made.load(), "this program", other)
     if target in BOARDS:
         return on_board(made, target)
-    return Built(lambda x: run_program(made, x), TARGETS[target].emulator, figures(made))
+    return on_linux(made, TARGETS[target])
 
 
 FORM = Form(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import smelt
 from smelt.cli.forms.form import Built, Form, Shape, Written
+from smelt.nn.calls import leaves
 from smelt.nn.module import Module
 
 
@@ -26,10 +29,14 @@ def build(model: Module, shape: Shape, folder: Path, **options: Any) -> Built:
     except ImportError:
         again = smelt.onnx.load(path).compile()
         why = "Smelt's own reader, for ONNX Runtime is not installed"
-        return Built(lambda x: [again(x).numpy()], why, figures)
+        return Built(lambda *inputs: [t.numpy() for t in leaves(again(*inputs))], why, figures)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return Built(lambda x: session.run(None, {name: x}), f"ONNX Runtime {onnxruntime.__version__}", figures)
+    names = [x.name for x in session.get_inputs()]
+
+    def run(*inputs: np.ndarray) -> list[np.ndarray]:
+        return list(session.run(None, dict(zip(names, inputs, strict=True))))
+
+    return Built(run, f"ONNX Runtime {onnxruntime.__version__}", figures)
 
 
 FORM = Form(write, build, ".onnx", options=("opset", "batch"), build_options=("opset", "batch"))

@@ -14,7 +14,7 @@ from smelt.autograd import no_grad
 from smelt.compiler.emit.c import CUnit
 from smelt.errors import ExportError, FileError, ShapeError, at_user_line
 from smelt.export.c99.header import Form, Where, header
-from smelt.export.c99.host import NUMPY, HostNetwork, library
+from smelt.export.c99.host import NUMPY, HostNetwork, library, object_file
 from smelt.export.c99.network import InputShape, Network, network
 from smelt.export.c99.plan import MemoryPlan, memory_plan
 from smelt.export.c99.selftest import selftest
@@ -79,8 +79,9 @@ class CExport:
         ExportError
             When there is no compiler, or it ends with an error.
         """
-        made = library(self._network, self._form, self.files, flags, compiler)
-        return HostNetwork(self._network, self._form, functools.partial(getattr, made))
+        image = object_file(self._form, self.files, flags, compiler)
+        made = library(image, self._network.unit.math, flags, compiler)
+        return HostNetwork(self._network, self._form, functools.partial(getattr, made), image)
 
     def __str__(self) -> str:
         return (
@@ -99,7 +100,7 @@ def c(
     arena: Where = "caller",
     ends: Where | str = "caller",
     samples: np.ndarray | Sequence[np.ndarray] | None = None,
-    dtype: str = "float32",
+    dtype: str | Sequence[str] = "float32",
 ) -> CExport:
     """Write a network as C99: ``name.c`` and ``name.h``, which is its manual.
 
@@ -126,8 +127,8 @@ def c(
     samples : array or sequence of arrays, optional
         Inputs to record: with them ``name_test.c`` is written, a program that runs the network on each and compares
         the outputs with the model's. One array per input; the first axis counts samples, a whole number of batches.
-    dtype : str, default "float32"
-        Type of the inputs' elements.
+    dtype : str or sequence of str, default "float32"
+        Type of the inputs' elements: of all, or of one after the other.
 
     Returns
     -------

@@ -49,8 +49,8 @@ def build(command: Sequence[str]) -> None:
         raise ExportError(at_user_line(f"c: {os.path.basename(command[0])} ended with {done.returncode}: {said}"))
 
 
-def library(net: Network, form: Form, files: dict[str, str], flags: Sequence[str], cc: str | None) -> ctypes.CDLL:
-    """Return exported C, compiled for this machine and loaded into this process."""
+def object_file(form: Form, files: dict[str, str], flags: Sequence[str], cc: str | None) -> bytes:
+    """Return exported C as this machine's object file."""
     cc = cc or compiler()
     if cc is None:
         raise ExportError(at_user_line(f"c: no C compiler was found, expected one of {', '.join(COMPILERS)}"))
@@ -59,8 +59,18 @@ def library(net: Network, form: Form, files: dict[str, str], flags: Sequence[str
             with open(os.path.join(folder, name), "w") as file:
                 file.write(content)
         base = os.path.join(folder, form.name)
-        more = ["-lm"] if net.unit.math else []
-        build([cc, *flags, "-shared", "-fPIC", f"{base}.c", "-o", f"{base}.so", *more])
+        build([cc, *flags, "-fPIC", "-c", f"{base}.c", "-o", f"{base}.o"])
+        with open(f"{base}.o", "rb") as made:
+            return made.read()
+
+
+def library(image: bytes, math: bool, flags: Sequence[str], cc: str | None) -> ctypes.CDLL:
+    """Return an object file, linked with ``math.h``'s functions on request, loaded into this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        base = os.path.join(folder, "network")
+        with open(f"{base}.o", "wb") as file:
+            file.write(image)
+        build([str(cc or compiler()), *flags, "-shared", f"{base}.o", "-o", f"{base}.so", *(["-lm"] if math else [])])
         return ctypes.CDLL(f"{base}.so")
 
 
@@ -68,11 +78,11 @@ class HostNetwork:
     """An exported network in this process; not for several threads at once.
 
     It takes one array per input, with the batch, and returns a list of arrays, one per output. ``functions`` gives
-    those of the header by name.
+    those of the header by name; ``image`` is the object file they are from.
     """
 
-    def __init__(self, net: Network, form: Form, functions: Callable[[str], Any]) -> None:
-        self._net, self._form, self._functions = net, form, functions
+    def __init__(self, net: Network, form: Form, functions: Callable[[str], Any], image: bytes) -> None:
+        self._net, self._form, self._functions, self.image = net, form, functions, image
         self._memory = np.zeros(max(net.serial.arena_bytes, 1), np.uint8)
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:

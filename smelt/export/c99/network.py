@@ -21,7 +21,7 @@ from smelt.compiler.passes.freeze import freeze
 from smelt.compiler.serial import Serial, lower_serial
 from smelt.errors import ExportError, ShapeError, at_user_line
 from smelt.graph.graph import Graph, Node
-from smelt.nn.calls import CallTracer, leaves
+from smelt.nn.calls import CallTracer, each_dtype, leaves
 from smelt.nn.module import Module
 from smelt.ops.custom import Custom
 from smelt.ops.primitive import Spec, short_dtype
@@ -108,7 +108,9 @@ class Network:
         return sum(a.nbytes for _, a in self.constants)
 
 
-def network(model: Module, input_shape: InputShape, batch: int, dtype: str, ends: bool, unit: Unit) -> Network:
+def network(
+    model: Module, input_shape: InputShape, batch: int, dtype: str | Sequence[str], ends: bool, unit: Unit
+) -> Network:
     """Return the network of a module, its functions in ``unit``; with ``ends``, inputs and outputs lie in the arena.
 
     Raises
@@ -123,9 +125,10 @@ def network(model: Module, input_shape: InputShape, batch: int, dtype: str, ends
     if not sizes or not all(isinstance(d, int) and d > 0 for shape in sizes for d in shape):
         found = f"{shapes} and a batch of {batch}"
         raise ShapeError(at_user_line(f"{unit.what}: expected sizes of at least 1, received {found}"))
+    dtypes = each_dtype(dtype, list(shapes))
     tracer = CallTracer(type(model).__name__)
     with no_grad(), tracer.watching(model):
-        inputs = [tracer.input(f"x{i}", Spec(s, np.dtype(dtype))) for i, s in enumerate(sizes)]
+        inputs = [tracer.input(f"x{i}", Spec(s, d)) for i, (s, d) in enumerate(zip(sizes, dtypes, strict=True))]
         graph = tracer.finish([tracer.lift(t) for t in leaves(model(*map(Tensor, inputs)))])
     return of_graph(graph, [t.numpy() for t, _ in tracer.state.values()], list(shapes), ends, unit)
 

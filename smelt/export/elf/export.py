@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +22,7 @@ from smelt.export.elf.image import Image, read_image
 from smelt.export.elf.machine import compile_assembly, compile_object
 from smelt.export.elf.module import ObjectUnit, module_text
 from smelt.export.elf.stack import frames
-from smelt.export.targets import NATIVE, TARGETS, Target, find_target
+from smelt.export.targets import NATIVE, TARGETS, Target, find_target, kind_of_machine
 from smelt.files import PathLike
 from smelt.nn.module import Module
 
@@ -75,10 +74,8 @@ class ObjectExport:
     @property
     def runs_here(self) -> bool:
         """Whether this machine runs code for the target."""
-        machine = platform.machine().lower()
-        here = {"x86_64": "x86-64", "amd64": "x86-64", "arm64": "aarch64"}.get(machine, machine)
         wide = self.target != "x86-64" or host().name in ("avx2", "avx512")
-        return self.target == NATIVE or (self.target == here and wide)
+        return self.target == NATIVE or (self.target == kind_of_machine() and wide)
 
     def load(self) -> HostNetwork:
         """Link the object into this process; return the network as a function on arrays.
@@ -88,7 +85,7 @@ class ObjectExport:
         ExportError
             When this machine does not run code for the target.
         """
-        return HostNetwork(self._network, self._form, _linked(self))
+        return HostNetwork(self._network, self._form, _linked(self), self.files[f"{self._form.name}.o"])
 
     def __str__(self) -> str:
         return (
@@ -108,7 +105,7 @@ def export(
     arena: Where = "caller",
     ends: Where | str = "caller",
     samples: np.ndarray | Sequence[np.ndarray] | None = None,
-    dtype: str = "float32",
+    dtype: str | Sequence[str] = "float32",
 ) -> ObjectExport:
     """Write a network as an object file: ``name.o``, and ``name.h``, which is its manual.
 
@@ -137,8 +134,8 @@ def export(
     samples : array or sequence of arrays, optional
         Inputs to record: with them ``name_test.c`` is written, a program that runs the network on each and compares
         the outputs with the model's. One array per input; the first axis counts samples, a whole number of batches.
-    dtype : str, default "float32"
-        Type of the inputs' elements.
+    dtype : str or sequence of str, default "float32"
+        Type of the inputs' elements: of all, or of one after the other.
 
     Returns
     -------

@@ -17,6 +17,7 @@ from smelt.export.c99.network import Network
 from smelt.export.emulate.boards import Board, find_board
 from smelt.export.emulate.memory import Memory, linked_memory
 from smelt.export.emulate.program import HEAD, INPUT, OUTPUT, OVER, Exported, program
+from smelt.export.emulate.samples import in_runs, interleaved
 from smelt.export.tools import compile_in, require, run
 
 STACK = 4096
@@ -107,7 +108,7 @@ def emulate(
     """
     board = find_board(target)
     require(f"target {target}", board.target.compiler, board.target.emulator)
-    samples = _samples(made._network, inputs)
+    samples = in_runs(made._network, inputs, "emulate")
     if not len(samples[0]):
         raise ShapeError(at_user_line("emulate: expected at least one sample, received none"))
     with tempfile.TemporaryDirectory() as name:
@@ -121,21 +122,6 @@ def emulate(
         memory = linked_memory(board, folder / "program.elf", made, stored)
         raw = _run(board, folder, samples, seconds)
         return _read(made._network, board, raw, len(samples[0]), memory, kept)
-
-
-def _samples(net: Network, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return one array per input, its first axis counting runs."""
-    out = []
-    for end, x in zip(net.inputs, inputs, strict=False):
-        x = np.ascontiguousarray(x, NUMPY[end.dtype])
-        if x.ndim == 0 or x.shape[1:] != end.shape[1:] or len(x) % end.shape[0]:
-            raise ShapeError(at_user_line(f"emulate: expected (a multiple of {end.shape}), received {x.shape}"))
-        out.append(x.reshape(-1, *end.shape))
-    if len(inputs) != len(net.inputs) or len({len(x) for x in out}) != 1:
-        raise ShapeError(
-            at_user_line(f"emulate: expected {len(net.inputs)} arrays of equal length, received {len(inputs)}")
-        )
-    return out
 
 
 def _build(
@@ -162,12 +148,8 @@ def _build(
 
 def _run(board: Board, folder: Path, samples: list[np.ndarray], seconds: float) -> bytes:
     """Run the program; return what it handed back."""
-    runs = len(samples[0])
     if board.kind == "semihosted":
-        with open(folder / INPUT, "wb") as file:
-            for i in range(runs):
-                for x in samples:
-                    file.write(x[i].tobytes())
+        (folder / INPUT).write_bytes(interleaved(samples))
     done = run(board.command(folder / "program.elf"), folder, seconds)
     if board.kind == "avr":
         lines = re.findall(r"^((?:[A-P]{2})+)\.$", re.sub(r"\x1b\[[0-9;]*m", "", done.stderr), re.MULTILINE)

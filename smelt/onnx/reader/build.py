@@ -52,7 +52,8 @@ def build(source: Source) -> OnnxModel:
     names = use_layers(builder.steps, builder.names, specs, source.outputs)
     shapes = {name: (shape or ())[1:] for name, shape in zip(source.inputs, source.shapes, strict=True)}
     known = {name: tuple(d for d in shape if d is not None) for name, shape in shapes.items()}
-    model = OnnxModel(builder.steps, source.inputs, source.outputs, names, known if known == shapes else {}, batch)
+    known = known if known == shapes else {}
+    model = OnnxModel(builder.steps, source.inputs, source.outputs, names, known, batch, source.dtypes)
     model.eval()
     return model
 

@@ -129,6 +129,8 @@ class OnnxModel(Module):
         Names in the file, in order.
     input_shapes : dict of str to tuple of int
         Shape of one sample of each input, by name; empty where the file does not say all.
+    input_dtypes : list of numpy.dtype
+        Type of the elements of each input, in order.
     batch : int or None
         The batch size that the file declares, where its operations work for no other; None where it is free.
     """
@@ -141,9 +143,11 @@ class OnnxModel(Module):
         names: dict[str, str],
         input_shapes: dict[str, tuple[int, ...]] | None = None,
         batch: int | None = None,
+        input_dtypes: list[np.dtype] | None = None,
     ) -> None:
         self.inputs, self.outputs, self.batch = inputs, outputs, batch
         self.input_shapes = input_shapes or {}
+        self.input_dtypes = input_dtypes or [np.dtype(np.float32)] * len(inputs)
         self._steps, self._names = steps, names
         self._forget()
 

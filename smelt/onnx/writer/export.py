@@ -16,7 +16,7 @@ from smelt.autograd import no_grad
 from smelt.errors import ExportError, ShapeError, at_user_line
 from smelt.files import PathLike, write_atomic
 from smelt.graph.graph import Graph, Node
-from smelt.nn.calls import Call, CallTracer, leaves
+from smelt.nn.calls import Call, CallTracer, each_dtype, leaves
 from smelt.nn.module import Module
 from smelt.onnx.names import Names
 from smelt.onnx.package import require_onnx
@@ -43,7 +43,7 @@ def export(
     *,
     opset: int = OPSETS[0],
     batch: int | None = None,
-    dtype: str = "float32",
+    dtype: str | Sequence[str] = "float32",
 ) -> None:
     """Write a network as an ONNX file.
 
@@ -63,8 +63,8 @@ def export(
         Version of ONNX's operator set. 26 is the newest that ONNX Runtime 1.31 reads.
     batch : int, optional
         A fixed batch size, for a network that does not work with any other; free by default.
-    dtype : str, default "float32"
-        Type of the inputs' elements.
+    dtype : str or sequence of str, default "float32"
+        Type of the inputs' elements: of all, or of one after the other.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def to_bytes(
     *,
     opset: int = OPSETS[0],
     batch: int | None = None,
-    dtype: str = "float32",
+    dtype: str | Sequence[str] = "float32",
 ) -> bytes:
     """Return the file that :func:`export` writes."""
     onnx = require_onnx()
@@ -106,7 +106,7 @@ def to_bytes(
         raise ExportError(at_user_line(f"onnx: opset: expected one of {OPSETS}, received {opset!r}"))
     shapes = dict(input_shape) if isinstance(input_shape, Mapping) else {"input": tuple(input_shape)}
     tracer = CallTracer("onnx")
-    outputs = _trace(model, tracer, shapes, batch, np.dtype(dtype))
+    outputs = _trace(model, tracer, shapes, batch, each_dtype(dtype, list(shapes)))
     graph = tracer.finish(outputs)
     _check_outputs(graph, batch)
     proto = _write(model, tracer, graph, list(shapes), opset)
@@ -122,14 +122,15 @@ def to_bytes(
 
 
 def _trace(
-    model: Module, tracer: CallTracer, shapes: Mapping[str, Sequence[int]], batch: int | None, dtype: np.dtype
+    model: Module, tracer: CallTracer, shapes: Mapping[str, Sequence[int]], batch: int | None, dtypes: list[np.dtype]
 ) -> list[Node]:
     rows = Rows(0) if batch is None else None
     full = {name: (_TRACED_BATCH if batch is None else batch, *shape) for name, shape in shapes.items()}
     if not shapes or not all(isinstance(d, int) and d > 0 for shape in full.values() for d in shape):
         raise ShapeError(at_user_line(f"onnx: expected sizes of at least 1, received {dict(shapes)}"))
     with no_grad(), autocast("f32"), tracer.watching(model):
-        result = model(*(Tensor(tracer.input(name, Spec(s, dtype, rows))) for name, s in full.items()))
+        pairs = zip(full.items(), dtypes, strict=True)
+        result = model(*(Tensor(tracer.input(name, Spec(s, dtype, rows))) for (name, s), dtype in pairs))
         return [tracer.lift(t) for t in leaves(result)]
 
 
