@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from smelt.nn.module import Module
 
 Specs = tuple[tuple[tuple[int, ...], np.dtype], ...]
+_Short = tuple[tuple[int, ...], np.dtype, Callable[[np.ndarray], np.ndarray] | None]
 MOST_SHAPES = 256  # shapes of inputs whose form is found at once
 
 
@@ -134,6 +135,7 @@ class Inference:
         self.compile_seconds = 0.0
         self._forms: dict[tuple, _Form] = {}
         self._known: dict[Specs, _Form] = {}
+        self._last: _Short = ((), np.dtype(np.float32), None)
         self.refresh()
 
     def refresh(self) -> None:
@@ -164,6 +166,10 @@ class Inference:
         ShapeError
             When the model does not take this shape.
         """
+        if len(inputs) == 1:
+            (x,), (shape, dtype, call) = inputs, self._last
+            if call is not None and type(x) is np.ndarray and x.shape == shape and x.dtype is dtype:
+                return wrap(call(x if x.flags.c_contiguous else np.ascontiguousarray(x)))
         arrays = [x.numpy() if isinstance(x, Tensor) else x for x in inputs]
         try:
             key = tuple([(a.shape, a.dtype) for a in arrays])
@@ -179,7 +185,10 @@ class Inference:
             if not a.flags.c_contiguous:
                 arrays[i] = np.ascontiguousarray(a)
         shape = arrays[0].shape
-        outputs = form.executable.call(arrays, shape[0] if shape else 0)
+        rows = shape[0] if shape else 0
+        if form.result is LEAF and len(arrays) == 1:
+            self._last = (shape, arrays[0].dtype, form.executable.short_call(rows))
+        outputs = form.executable.call(arrays, rows)
         return wrap(outputs[0]) if form.result is LEAF else give(form.result, map(wrap, outputs))
 
     def _form(self, specs: Specs) -> _Form:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ import pytest
 import smelt
 from smelt import models, nn
 from smelt.compiler import program
+from smelt.errors import ShapeError
 from smelt.runtime.inference import Inference
 from smelt.tensor import Tensor
 
@@ -64,6 +66,30 @@ def test_bits_do_not_depend_on_threads_nor_on_what_else_is_in_the_batch(name: st
     finally:
         smelt.set_threads(None)
     assert len(seen) == 1
+
+
+def test_calls_like_the_last_one_take_the_short_way_to_the_same_result() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    fast = model.compile()
+    wide = batch((6,), 8)
+    want = {rows: model(wide[:rows]).numpy() for rows in (1, 3, 8)}
+    for rows in (1, 1, 3, 3, 8, 8, 1, 3):
+        outs = [fast(wide[:rows]).numpy() for _ in range(3)]
+        for out in outs:
+            np.testing.assert_allclose(out, want[rows], rtol=1e-6)
+        assert not any(np.shares_memory(a, b) for a, b in itertools.pairwise(outs)), "each call has its own"
+    spread = np.zeros((3, 12), np.float32)[:, ::2]
+    spread[:] = wide[:3]
+    np.testing.assert_array_equal(fast(spread).numpy(), fast(wide[:3]).numpy())
+    np.testing.assert_array_equal(fast(Tensor(wide[:3])).numpy(), fast(wide[:3]).numpy())
+    with pytest.raises(ShapeError):
+        fast(wide[:3, :5].copy())
+    with pytest.raises(ShapeError):
+        fast(wide[:3].astype(np.float64))
+    model[0].weight.assign(model[0].weight * 2.0)
+    before = fast(wide[:3]).numpy()
+    fast.refresh()
+    assert not np.array_equal(fast(wide[:3]).numpy(), before)
 
 
 def test_the_mode_of_the_model_stays_as_it_was() -> None:
