@@ -13,10 +13,11 @@ from collections.abc import Callable
 import numpy as np
 
 from smelt.compiler import jit
+from smelt.compiler.builder import Builder
 from smelt.compiler.emit.llvm import CTX_TABLE, Module
 from smelt.compiler.emit.step import StepEmitter
 from smelt.compiler.isa import Isa, host
-from smelt.compiler.loops import Buffer, Builder, Kernel, Range, var
+from smelt.compiler.loops import Buffer, Kernel, Range, var
 from smelt.compiler.passes.memory import Memory
 from smelt.runtime import workers
 from smelt.runtime.arena import aligned_bytes

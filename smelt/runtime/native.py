@@ -19,9 +19,9 @@ import time
 import numpy as np
 
 from smelt.compiler import jit
+from smelt.compiler.emit.barrier import BARRIER_PATIENCE
 from smelt.compiler.emit.denormals import denormals
 from smelt.compiler.emit.llvm import CTX_TABLE, CTX_TEAM
-from smelt.compiler.emit.step import BARRIER_PATIENCE
 from smelt.compiler.isa import host
 from smelt.runtime import native_queue, native_team
 

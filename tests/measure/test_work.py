@@ -9,8 +9,9 @@ import pytest
 
 import smelt
 from smelt import nn
+from smelt.compiler.builder import Builder
 from smelt.compiler.isa import host
-from smelt.compiler.loops import Buffer, Builder, Kernel, Range, var
+from smelt.compiler.loops import Buffer, Kernel, Range, var
 from smelt.measure.work import Work, distances, work
 
 

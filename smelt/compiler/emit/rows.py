@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from smelt.compiler.emit.turns import Calls, Pointer, addresses, clock_after, clock_before
+from smelt.compiler.emit.stamps import clock_after, clock_before
+from smelt.compiler.emit.turns import Calls, Pointer, addresses
 from smelt.compiler.loops import Kernel
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from smelt.compiler.emit.barrier import emit_barrier
 from smelt.compiler.emit.denormals import denormals
-from smelt.compiler.emit.llvm import CTX_ARENA, CTX_ARENAS, CTX_STAMPS, CTX_TABLE, CTX_TEAM, Module
+from smelt.compiler.emit.llvm import CTX_ARENA, CTX_ARENAS, CTX_TABLE, CTX_TEAM, Module
 from smelt.compiler.emit.rows import emit_rows
+from smelt.compiler.emit.stamps import Clock, clock_counter, stamper, timed
 from smelt.compiler.emit.turns import emit_turns
 from smelt.compiler.loops import Buffer, Kernel, Range
 from smelt.compiler.passes.bands import takes_turns
@@ -48,7 +50,7 @@ class StepEmitter:
         shares: Shares = {}
         calls = 0
         count = 1 + sum(len(p) for p in phases) + max(len(phases) - 1, 0)
-        stamp = self._stamper(count) if stamps else list
+        stamp = stamper(self._counter(), count) if stamps else list
         lines += stamp()
         failed = False
         text: list[str] = []
@@ -69,7 +71,7 @@ class StepEmitter:
         if failed:
             lines += ["  br label %end", "end:"]
         lines += [*after, "  ret void", "}"]
-        return [*text, "\n".join(lines), self._barrier()]
+        return [*text, "\n".join(lines), emit_barrier(self.isa.triple, self.declare)]
 
     def emit_phases(self, phases: Sequence[Sequence[Kernel]]) -> list[str]:
         """Return ``phase(ctx, number, thread, threads)``, a ``step`` that calls it for each, and ``barrier``.
@@ -111,11 +113,7 @@ class StepEmitter:
             "  ret void",
             "}",
         ]
-        return [*text, "\n".join(lines), "\n".join(step), self._barrier()]
-
-    def _barrier(self) -> str:
-        self.declare("i32 @sched_yield()")
-        return BARRIER.replace("PAUSE", self._pause())
+        return [*text, "\n".join(lines), "\n".join(step), emit_barrier(self.isa.triple, self.declare)]
 
     def _preamble(self) -> list[str]:
         """Return the lines that find the arena, and this thread's own places in it: for so many threads as it has."""
@@ -159,7 +157,7 @@ class StepEmitter:
         if len(run) == 1:
             return [*lines, *self._call(run[0], number, s), *(stamp() if stamp else [])]
         name = f"rows{len(self._texts)}"
-        counter = self.counter() if stamp else ""
+        counter = self._counter() if stamp else ""
         turn = rows_in_turn(run, self.capacity)
         text.append(emit_rows(name, run, cut, turn, self.calls, _pointer, counter))
         self._texts.append(name)
@@ -167,7 +165,7 @@ class StepEmitter:
         own = "%own" if has_own_places(run) else "null"
         arguments = f"ptr %ctx, ptr %arena, ptr {own}, i64 %lo{s}, i64 %hi{s}, ptr {sums if stamp else 'null'}"
         call = f"  call void @{name}({arguments})"
-        return [*lines, *(self._timed(name, len(run), [call], stamp) if stamp else [call])]
+        return [*lines, *(timed(name, len(run), [call], counter, stamp) if stamp else [call])]
 
     def _call(self, kernel: Kernel, number: int, s: int) -> list[str]:
         """Return the lines that run share ``s`` of a kernel."""
@@ -201,7 +199,7 @@ class StepEmitter:
         size = CTX_TABLE + 8 * slots
         before, after = denormals(self.isa.triple, self.declare, flush=True)
         kernels = [k for phase in phases for k in phase]
-        clock = _Clock(self, len(kernels)) if stamps else None
+        clock = Clock(self._counter(), len(kernels)) if stamps else None
         lines = [
             "define void @step(ptr %ctx, i64 %thread, i64 %all) {",
             "entry:",
@@ -282,7 +280,10 @@ class StepEmitter:
         return [*text, "\n".join(lines)]
 
     def _turns(self, number: int, run: Sequence[Kernel], stamps: bool) -> str:
-        return emit_turns(number, run, self.calls, _pointer, self.counter() if stamps else "")
+        return emit_turns(number, run, self.calls, _pointer, self._counter() if stamps else "")
+
+    def _counter(self) -> str:
+        return clock_counter(self.isa.triple, self.declare)
 
     def _both_halves(self, number: int, kernels: int, stamp: Callable[..., list[str]] | None) -> list[str]:
         """Return the lines that do a thread's turns, wait for all, and do the others."""
@@ -293,65 +294,7 @@ class StepEmitter:
             arguments = f"ptr %ctx, ptr %arena, i64 %thread, i64 %threads, i64 {half}, ptr {sums}"
             lines.append(f"  call void @{name}({arguments})")
             lines += ["  call void @barrier(ptr %team, i64 %threads)"] * (half == 0)
-        return self._timed(name, kernels, lines, stamp) if stamp else lines
-
-    def _timed(self, name: str, kernels: int, calls: list[str], stamp: Callable[..., list[str]]) -> list[str]:
-        """Return calls that sum up times, and the stamps of the kernels: as far apart as their turns took together."""
-        lines = [
-            f"  %sums.{name} = alloca [{kernels} x i64], align 8",
-            f"  store [{kernels} x i64] zeroinitializer, ptr %sums.{name}, align 8",
-            f"  %clock.{name} = call i64 {self.counter()}()",
-            *calls,
-        ]
-        before = f"%clock.{name}"
-        for i in range(kernels):
-            lines += [
-                f"  %sum.{name}.{i} = getelementptr i64, ptr %sums.{name}, i64 {i}",
-                f"  %took.{name}.{i} = load i64, ptr %sum.{name}.{i}, align 8",
-                f"  %then.{name}.{i} = add i64 {before}, %took.{name}.{i}",
-            ]
-            before = f"%then.{name}.{i}"
-            lines += stamp(before)
-        return lines
-
-    def counter(self) -> str:
-        """Return the name of the function that reads the processor's clock."""
-        counter = "readcyclecounter" if self.isa.triple.startswith("x86_64") else "readsteadycounter"
-        self.declare(f"i64 @llvm.{counter}()")
-        return f"@llvm.{counter}"
-
-    def _stamper(self, count: int) -> Callable[..., list[str]]:
-        """Return a function that gives the lines of the next of ``count`` time stamps: now, or a time it is given."""
-        counter = self.counter()
-        done = 0
-
-        def lines(now: str = "") -> list[str]:
-            nonlocal done
-            first = [
-                f"  %stampslot = getelementptr i8, ptr %ctx, i64 {CTX_STAMPS}",
-                "  %stamps = load ptr, ptr %stampslot, align 8",
-                f"  %stamprow = mul i64 %thread, {count}",
-                "  %mystamps = getelementptr i64, ptr %stamps, i64 %stamprow",
-            ]
-            out = [
-                *(first if done == 0 else []),
-                *([] if now else [f"  %now{done} = call i64 {counter}()"]),
-                f"  %stamp{done} = getelementptr i64, ptr %mystamps, i64 {done}",
-                f"  store i64 {now or f'%now{done}'}, ptr %stamp{done}, align 8",
-            ]
-            done += 1
-            return out
-
-        return lines
-
-    def _pause(self) -> str:
-        if self.isa.triple.startswith("x86_64"):
-            self.declare("void @llvm.x86.sse2.pause()")
-            return "call void @llvm.x86.sse2.pause()"
-        if self.isa.triple.startswith(("aarch64", "arm64")):
-            self.declare("void @llvm.aarch64.hint(i32)")
-            return "call void @llvm.aarch64.hint(i32 1)"
-        return ""
+        return timed(name, kernels, lines, self._counter(), stamp) if stamp else lines
 
 
 def _leave_if_failed(slots: Sequence[int], phase: int) -> list[str]:
@@ -367,65 +310,6 @@ def _leave_if_failed(slots: Sequence[int], phase: int) -> list[str]:
             f"went{name}:",
         ]
     return lines
-
-
-class _Clock:
-    """Sums up what each kernel takes over all slices, where :meth:`StepEmitter.emit` has a stamp after every one."""
-
-    def __init__(self, emitter: StepEmitter, kernels: int) -> None:
-        self.counter, self.kernels = emitter.counter(), kernels
-        self.count = 1 + kernels
-        self.reads = 0
-
-    def begin(self) -> list[str]:
-        """Return the lines that find this thread's stamps and clear them."""
-        lines = [
-            f"  %stampslot = getelementptr i8, ptr %ctx, i64 {CTX_STAMPS}",
-            "  %stamps = load ptr, ptr %stampslot, align 8",
-            f"  %stamprow = mul i64 %thread, {self.count}",
-            "  %mystamps = getelementptr i64, ptr %stamps, i64 %stamprow",
-        ]
-        for i in range(self.count):
-            lines += [self._at("clear", i), f"  store i64 0, ptr %clear{i}, align 8"]
-        return lines
-
-    def read(self) -> list[str]:
-        """Return the lines that add the time since the last reading to the kernel that ran."""
-        i = self.reads
-        self.reads += 1
-        lines = [f"  %now{i} = call i64 {self.counter}()"]
-        if i:
-            lines += [
-                f"  %took{i} = sub i64 %now{i}, %now{i - 1}",
-                self._at("sum", i),
-                f"  %sofar{i} = load i64, ptr %sum{i}, align 8",
-                f"  %longer{i} = add i64 %sofar{i}, %took{i}",
-                f"  store i64 %longer{i}, ptr %sum{i}, align 8",
-            ]
-        return lines
-
-    def around(self, kernels: int, call: Callable[[str], str]) -> list[str]:
-        """Return the lines of a call that adds up the times of the next ``kernels`` itself, where it is told."""
-        sums = f"%sum{self.reads}"
-        lines = [self._at("sum", self.reads), call(sums)]
-        self.reads += kernels
-        return [*lines, f"  %now{self.reads - 1} = call i64 {self.counter}()"]
-
-    def end(self) -> list[str]:
-        """Return the lines that turn times into stamps that follow one another."""
-        lines, before = [], "0"
-        for i in range(self.count):
-            lines += [
-                self._at("last", i),
-                f"  %one{i} = load i64, ptr %last{i}, align 8",
-                f"  %stamp{i} = add i64 {before}, %one{i}",
-                f"  store i64 %stamp{i}, ptr %last{i}, align 8",
-            ]
-            before = f"%stamp{i}"
-        return lines
-
-    def _at(self, name: str, i: int) -> str:
-        return f"  %{name}{i} = getelementptr i64, ptr %mystamps, i64 {i}"
 
 
 def _pointer(name: str, buffer: Buffer, ctx: str = "%ctx", arena: str = "%arena") -> list[str]:
@@ -469,46 +353,3 @@ def _share(range: Range, cut: int, few: bool, s: int) -> list[str]:
         elif each == 0:
             lines += [f"  %{end}r{s} = mul i64 %rows, {whole}", f"  %{end}{s} = sdiv i64 %{end}r{s}, {cut}"]
     return lines
-
-
-BARRIER_PATIENCE = 72
-# Arrivals at +0; generation at +64 (a cache line of its own), and beside it how often a waiting thread looks before it
-# yields the processor between looks, so that more threads than processors cannot stall each other.
-BARRIER = """define internal void @barrier(ptr %team, i64 %threads) {
-entry:
-  %single = icmp eq i64 %threads, 1
-  br i1 %single, label %done, label %arrive
-arrive:
-  %turn = getelementptr i8, ptr %team, i64 64
-  %patiencep = getelementptr i8, ptr %team, i64 PATIENCE
-  %patience = load i64, ptr %patiencep, align 8
-  %before = load atomic i64, ptr %turn acquire, align 8
-  %arrived = atomicrmw add ptr %team, i64 1 acq_rel
-  %others = sub i64 %threads, 1
-  %last = icmp eq i64 %arrived, %others
-  br i1 %last, label %open, label %spin
-open:
-  store atomic i64 0, ptr %team monotonic, align 8
-  %after = add i64 %before, 1
-  store atomic i64 %after, ptr %turn release, align 8
-  br label %done
-spin:
-  %round = phi i64 [0, %arrive], [%round.next, %again]
-  %now = load atomic i64, ptr %turn acquire, align 8
-  %same = icmp eq i64 %now, %before
-  br i1 %same, label %wait, label %done
-wait:
-  %round.next = add i64 %round, 1
-  %long = icmp uge i64 %round, %patience
-  br i1 %long, label %yield, label %breathe
-yield:
-  %ignored = call i32 @sched_yield()
-  br label %again
-breathe:
-  PAUSE
-  br label %again
-again:
-  br label %spin
-done:
-  ret void
-}""".replace("PATIENCE", str(BARRIER_PATIENCE))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from smelt.compiler.emit.stamps import clock_after, clock_before
 from smelt.compiler.loops import Buffer, Kernel
 from smelt.compiler.passes.bands import turns
 
@@ -103,22 +104,3 @@ def addresses(
             lines += pointer(name, buffer) if not known or buffer not in known else []
         arguments.append("".join(f", ptr {n}" for n in names))
     return lines, arguments
-
-
-def clock_before(name: str, counter: str) -> list[str]:
-    """Return the line that reads the clock before a call, if there is a ``counter`` of cycles."""
-    return [f"  %clock{name} = call i64 {counter}()"] if counter else []
-
-
-def clock_after(name: str, kernel: str, counter: str) -> list[str]:
-    """Return the lines that add to ``sums`` what a call of ``kernel``, a number with its type, took."""
-    if not counter:
-        return []
-    return [
-        f"  %now{name} = call i64 {counter}()",
-        f"  %took{name} = sub i64 %now{name}, %clock{name}",
-        f"  %sum{name} = getelementptr i64, ptr %sums, {kernel}",
-        f"  %sofar{name} = load i64, ptr %sum{name}, align 8",
-        f"  %longer{name} = add i64 %sofar{name}, %took{name}",
-        f"  store i64 %longer{name}, ptr %sum{name}, align 8",
-    ]

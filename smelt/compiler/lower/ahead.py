@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from smelt.compiler.loops import ITEMSIZE, Builder, Index, Instr
+from smelt.compiler.builder import Builder
+from smelt.compiler.loops import ITEMSIZE, Index, Instr
 from smelt.compiler.lower.evaluate import Evaluator, Point
 from smelt.compiler.lower.parts import Part
 from smelt.compiler.passes.fuse import Group

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 
+from smelt.compiler.builder import Builder
 from smelt.compiler.isa import Isa
-from smelt.compiler.loops import AnyIndex, Buffer, Builder, Index, Kernel, Operand, Range, as_index, var
+from smelt.compiler.loops import AnyIndex, Buffer, Index, Kernel, Operand, Range, as_index, var
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.storage import Plan, Storage, dense
 from smelt.graph.graph import Node

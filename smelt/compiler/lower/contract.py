@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
+from smelt.compiler.builder import Builder
 from smelt.compiler.isa import Isa
-from smelt.compiler.loops import ITEMSIZE, Builder, Index, Kernel, Range, Sweep, Value, var
+from smelt.compiler.loops import ITEMSIZE, Index, Kernel, Range, Sweep, Value, var
 from smelt.compiler.lower.ahead import ask_for_next_image, ask_for_what_follows
 from smelt.compiler.lower.evaluate import Evaluator, Point, accesses, pieces, pixel
 from smelt.compiler.lower.microkernel import Steps, Widths, accumulate

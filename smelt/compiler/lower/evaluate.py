@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smelt.compiler.loops import Builder, Index, Instr, Loop, Stmt, Value, dot, var
+from smelt.compiler.builder import Builder
+from smelt.compiler.loops import Index, Instr, Loop, Stmt, Value, dot, var
 from smelt.compiler.lower import math
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.layout import Storage, dense

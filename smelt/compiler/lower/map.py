@@ -10,8 +10,9 @@ import contextlib
 import math
 from collections.abc import Sequence
 
+from smelt.compiler.builder import Builder
 from smelt.compiler.isa import Isa
-from smelt.compiler.loops import Builder, Index, Kernel, Range, Value, var
+from smelt.compiler.loops import Index, Kernel, Range, Value, var
 from smelt.compiler.lower.evaluate import Evaluator, Point, accesses, merge_axes, pieces
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.layout import Storage, order_of

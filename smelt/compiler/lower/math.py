@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from smelt.compiler.loops import Builder, Value
+from smelt.compiler.builder import Builder
+from smelt.compiler.loops import Value
 
 
 class Math:

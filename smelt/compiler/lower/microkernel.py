@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from smelt.compiler.loops import Buffer, Builder, Index, Value
+from smelt.compiler.builder import Builder
+from smelt.compiler.loops import Buffer, Index, Value
 from smelt.compiler.lower.parts import Part
 
 UNROLL = 192  # multiply-adds in one straight run of code; half as many products of pairs, whose loads LLVM moves ahead

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from smelt.compiler.builder import Builder
 from smelt.compiler.isa import Isa
-from smelt.compiler.loops import ITEMSIZE, Buffer, Builder, Index, Instr, Kernel, Range, Value, as_index, var
+from smelt.compiler.loops import ITEMSIZE, Buffer, Index, Instr, Kernel, Range, Value, as_index, var
 from smelt.compiler.lower.evaluate import Evaluator, Point, pieces
 from smelt.compiler.lower.sums import SLICES, slices
 from smelt.compiler.passes.fuse import Group

@@ -11,8 +11,9 @@ import math
 from dataclasses import replace
 from functools import partial
 
+from smelt.compiler.builder import Builder
 from smelt.compiler.isa import Isa
-from smelt.compiler.loops import Builder, Index, Kernel, Range, var
+from smelt.compiler.loops import Index, Kernel, Range, var
 from smelt.compiler.lower.ahead import ask_for_next_sample
 from smelt.compiler.lower.contract import ContractLowering, OnTile
 from smelt.compiler.lower.evaluate import Evaluator

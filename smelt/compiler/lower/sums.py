@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from smelt.compiler.loops import Buffer, Builder, Index, Value
+from smelt.compiler.builder import Builder
+from smelt.compiler.loops import Buffer, Index, Value
 from smelt.compiler.lower.microkernel import Steps, Widths
 from smelt.compiler.lower.parts import Part
 
