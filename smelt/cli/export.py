@@ -17,7 +17,7 @@ from smelt.cli.build import load_data
 from smelt.cli.forms import FORMS
 from smelt.cli.forms.emulated import SAMPLES
 from smelt.cli.forms.form import Form, Shape
-from smelt.cli.inspect import find_model, recipe_beside
+from smelt.cli.inspect import find_model, recipe_beside, sample_shapes, sample_types
 from smelt.cli.output import Output
 from smelt.errors import RecipeError, ShapeError, without_user_line
 from smelt.export.agreement import Agreement, compare
@@ -63,11 +63,11 @@ def export_model(
         raise RecipeError("--data: its samples are recorded, expected --self-test, how many of them")
     else:
         network, sizes = find_model(model, shape, options)
-        shapes = _inputs(model, network, sizes, shape)
+        shapes = sample_shapes(model, network, sizes, shape)
         _batch(network, chosen, form.options)
         words = ""
     with _installed(), _fitting(model, shapes):
-        written = form.write(network, shapes, path, title, **_types(network), **chosen)
+        written = form.write(network, shapes, path, title, **sample_types(network), **chosen)
     files = {str(p): p.stat().st_size for p in written.files}
     output.result({"model": model, "to": to, "files": files, "data": words or None, **written.figures})
     recorded = f"; recorded: {words}" if words else ""
@@ -108,7 +108,7 @@ def validate_model(
     inputs = _whole(inputs, batch or 1)
     words = f"{len(inputs[0])} samples of {source}"
     with tempfile.TemporaryDirectory() as folder, _installed(), _fitting(model, shapes):
-        built = form.build(network, shapes, Path(folder), **_types(network), **chosen)
+        built = form.build(network, shapes, Path(folder), **sample_types(network), **chosen)
         found = compare(network, built.run, *inputs, labels=labels, batch=batch or 64)
     result = {"model": model, "form": form_name, "runner": built.runner, "data": words, **found.to_dict()}
     output.result({**result, **built.figures})
@@ -167,22 +167,6 @@ def _meant(given: dict[str, Any], options: tuple[str, ...], words: str) -> dict[
     return chosen
 
 
-def _inputs(model: str, network: Module, sizes: tuple[int, ...], given: str | None) -> Shape:
-    """Return the shape of a sample; of the network of an ONNX file by the names of its inputs."""
-    if not isinstance(network, OnnxModel):
-        return sizes
-    if len(network.inputs) == 1:
-        return {network.inputs[0]: sizes}
-    if given is not None:
-        raise RecipeError(f"--input {given}: '{model}' has {len(network.inputs)} inputs, expected their shapes in it")
-    return network.input_shapes
-
-
-def _types(network: Module) -> dict[str, Any]:
-    """Return the types of inputs, as the option of forms, where a file says them."""
-    return {"dtype": tuple(d.name for d in network.input_dtypes)} if isinstance(network, OnnxModel) else {}
-
-
 def _batch(network: Module, chosen: dict[str, Any], options: tuple[str, ...]) -> int | None:
     """Return the batch size that is asked for, or that an ONNX file is tied to; it becomes one of the options."""
     tied: int | None = network.batch if isinstance(network, OnnxModel) else None
@@ -224,7 +208,7 @@ def _subject(
     x, labels, words = _samples(model, data, count)
     given = shape if shape or x is None else ",".join(map(str, x.shape[1:]))
     network, sizes = find_model(model, given, options)
-    shapes = _inputs(model, network, sizes, shape)
+    shapes = sample_shapes(model, network, sizes, shape)
     several = isinstance(shapes, dict) and len(shapes) > 1
     if several and data is not None:
         raise RecipeError(f"--data {data}: '{model}' has {len(shapes)} inputs, expected one that samples are given to")

@@ -27,7 +27,8 @@ def summarize_model(
 ) -> None:
     """Print the summary of a model file or of a network of the zoo."""
     network, sizes = find_model(model, shape, options)
-    show(summary(network, sizes, batch, folded=folded), Output(as_json))
+    shapes = sample_shapes(model, network, sizes, shape)
+    show(summary(network, shapes, batch, folded=folded, **sample_types(network)), Output(as_json))
 
 
 def find_model(model: str, shape: str | None, options: dict[str, Any]) -> tuple[smelt.nn.Module, tuple[int, ...]]:
@@ -70,6 +71,24 @@ def load_model(path: Path) -> tuple[smelt.nn.Module, tuple[int, ...]]:
     except ImportError as error:
         raise RecipeError(f"'{path}': {without_user_line(str(error))}") from None
     return network, next(iter(network.input_shapes.values()), ())
+
+
+def sample_shapes(
+    model: str, network: smelt.nn.Module, sizes: tuple[int, ...], given: str | None
+) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+    """Return the shape of a sample; of the network of an ONNX file by the names of its inputs."""
+    if not isinstance(network, OnnxModel):
+        return sizes
+    if len(network.inputs) == 1:
+        return {network.inputs[0]: sizes}
+    if given is not None:
+        raise RecipeError(f"--input {given}: '{model}' has {len(network.inputs)} inputs, expected their shapes in it")
+    return network.input_shapes
+
+
+def sample_types(network: smelt.nn.Module) -> dict[str, Any]:
+    """Return the types of inputs, as the option of forms, where a file says them."""
+    return {"dtype": tuple(d.name for d in network.input_dtypes)} if isinstance(network, OnnxModel) else {}
 
 
 def show(counted: Summary, output: Output) -> None:
@@ -181,6 +200,8 @@ __all__ = [
     "load_model",
     "parse_shape",
     "recipe_beside",
+    "sample_shapes",
+    "sample_types",
     "show",
     "summarize_model",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import smelt
-from smelt.cli.inspect import find_model
+from smelt.cli.inspect import find_model, sample_shapes, sample_types
 from smelt.cli.output import Output
 from smelt.cli.picture import check_picture
 from smelt.errors import RecipeError
@@ -41,7 +41,9 @@ def plan_memory(
     check_picture("plan", picture)
     output = Output(as_json)
     network, sizes = find_model(model, shape, options)
-    made = smelt.export.c(network, None, sizes, batch=batch)
+    made = smelt.export.c(
+        network, None, sample_shapes(model, network, sizes, shape), batch=batch, **sample_types(network)
+    )
     plan, told, words = (made.plan, {}, []) if target == ANY else _on(target, made)
     output.result({"model": model, "target": target, "batch": batch, **plan.to_dict(), **told})
     if output.fancy:

@@ -7,7 +7,7 @@ plan. A MAC is one multiply and one add, and is called a MAC: never a FLOP, of w
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from smelt.compiler.passes.freeze import freeze
 from smelt.errors import ShapeError
 from smelt.graph.graph import Graph, Node
 from smelt.measure.field import receptive_fields
-from smelt.nn.calls import Call, CallTracer, leaves
+from smelt.nn.calls import Call, CallTracer, each_dtype, leaves
 from smelt.nn.convolution import Conv1d, Conv2d
 from smelt.nn.linear import Linear
 from smelt.nn.module import Module
@@ -61,7 +61,9 @@ class Summary:
     rows : list of Row
         One for each call of a layer, in the order in which they returned.
     input_shape, output_shape : tuple of int
-        With the batch; of the first result, where the model gives several.
+        With the batch; of the first input and of the first result, where there are several.
+    input_shapes : dict of str to tuple of int
+        With the batch, of all inputs.
     parameters, parameter_bytes : int
         Everything that is trained, each parameter once; with ``folded``, what an inference program keeps of it.
     buffers, buffer_bytes : int
@@ -91,6 +93,7 @@ class Summary:
     activation_bytes: int = 0
     peak_bytes: int | None = None
     folded: int = 0
+    input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-able values."""
@@ -119,7 +122,8 @@ class Summary:
 
     def footer(self) -> list[str]:
         """Return the lines under the table."""
-        lines = [f"{self.model} on an input of {_sizes(self.input_shape)}"]
+        sizes = " and ".join(map(_sizes, self.input_shapes.values()))
+        lines = [f"{self.model} on {'inputs' if len(self.input_shapes) > 1 else 'an input'} of {sizes}"]
         lines.append(f"parameters {self.parameters:,} in {self.parameter_bytes:,} bytes")
         if self.folded:
             lines[-1] += f", {self.folded} batch normalizations folded into the layers before them"
@@ -148,9 +152,9 @@ def _sizes(shape: tuple[int, ...]) -> str:
 
 def summary(
     model: Module,
-    input_shape: Sequence[int],
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]],
     batch: int = 1,
-    dtype: str = "float32",
+    dtype: str | Sequence[str] = "float32",
     *,
     folded: bool = False,
     plan: bool = True,
@@ -161,12 +165,13 @@ def summary(
     ----------
     model : Module
         Traced in evaluation mode; left as it was.
-    input_shape : sequence of int
-        Shape of one sample, without the batch.
+    input_shape : sequence of int, or mapping of str to sequence of int
+        Shape of one sample, without the batch; of a model of several inputs, the shape of each by its name, in the
+        order of ``forward``'s parameters.
     batch : int, default 1
         Samples; MACs, FLOPs and activation bytes are those of the whole batch.
-    dtype : str, default "float32"
-        Type of the input's elements.
+    dtype : str or sequence of str, default "float32"
+        Type of the inputs' elements: one for all, or one for each.
     folded : bool, default False
         Whether batch normalization that follows a convolution or a linear layer is counted as folded into its weights
         and bias, as it is in an inference program.
@@ -199,20 +204,27 @@ def summary(
     Sequential on an input of 1×4
     parameters 23 in 92 bytes
     """
-    shape = (batch, *input_shape)
-    if not all(isinstance(d, int) and d > 0 for d in shape):
-        raise ShapeError(f"summary: expected a batch and sizes of at least 1, received {shape}")
-    tracer, graph = _traced(model, shape, dtype)
-    out = _count(model, shape, tracer, graph, folded)
+    samples = dict(input_shape) if isinstance(input_shape, Mapping) else {"input": tuple(input_shape)}
+    shapes = {name: (batch, *shape) for name, shape in samples.items()}
+    if not shapes or not all(isinstance(d, int) and d > 0 for shape in shapes.values() for d in shape):
+        shown = ", ".join(map(str, shapes.values())) or "no input"
+        raise ShapeError(f"summary: expected a batch and sizes of at least 1, received {shown}")
+    dtypes = each_dtype(dtype, list(shapes))
+    tracer, graph = _traced(model, list(shapes.values()), dtypes)
+    out = _count(model, next(iter(shapes.values())), tracer, graph, folded)
+    out.input_shapes = shapes
     if plan:
-        out.peak_bytes = planned_bytes(graph if batch == 1 else _traced(model, (1, *input_shape), dtype)[1])
+        one = [(1, *shape) for shape in samples.values()]
+        out.peak_bytes = planned_bytes(graph if batch == 1 else _traced(model, one, dtypes)[1])
     return out
 
 
-def _traced(model: Module, shape: tuple[int, ...], dtype: str) -> tuple[CallTracer, Graph]:
+def _traced(model: Module, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype]) -> tuple[CallTracer, Graph]:
     tracer = CallTracer("summary")
     with no_grad(), tracer.watching(model):
-        result = model(Tensor(tracer.input("x", Spec(shape, np.dtype(dtype), Rows(0)))))
+        pairs = enumerate(zip(shapes, dtypes, strict=True))
+        inputs = [tracer.input(f"x{i}", Spec(shape, dtype, Rows(0))) for i, (shape, dtype) in pairs]
+        result = model(*map(Tensor, inputs))
         outputs = [tracer.lift(t) for t in leaves(result)]
     return tracer, tracer.finish(outputs)
 

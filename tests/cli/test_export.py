@@ -125,6 +125,8 @@ def test_a_file_with_several_inputs_keeps_their_names(smelt_command: Smelt) -> N
     assert [v.name for v in (*again.input, *again.output)] == ["left", "right", "sum"]
     assert smelt_command("export", "two.onnx", "--to", "c").status == 0
     assert "x1 (right): float[TWO_X1_SIZE]" in Path("two.h").read_text()
+    assert "OnnxModel on inputs of 1×3 and 1×3\n" in smelt_command("summary", "two.onnx").out
+    assert smelt_command("summary", "two.onnx", "--target", "c").out.startswith("call")
     for command in (("export", "two.onnx", "--to", "c"), ("validate", "two.onnx", "--as", "c")):
         assert "expected their shapes in it" in smelt_command(*command, "--input", "3").error
     write_onnx("free.onnx", [add], {"left": (1, ["n", "k"]), "right": (1, ["n", "k"])}, ["sum"])

@@ -191,3 +191,19 @@ def test_json_and_text_say_the_same() -> None:
 def test_impossible_inputs(shape: Any) -> None:
     with pytest.raises(ShapeError, match="at least 1"):
         summary(nn.ReLU(), shape)
+
+
+def test_a_model_of_several_inputs() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            self.left, self.right = nn.Linear(4, 3), nn.Linear(5, 3)
+
+        def forward(self, x: smelt.Tensor, y: smelt.Tensor) -> smelt.Tensor:
+            return self.left(x) + self.right(y)
+
+    counted = summary(Pair(), {"x": (4,), "y": (5,)}, batch=2)
+    assert (counted.macs, counted.parameters) == (2 * (12 + 15), 12 + 3 + 15 + 3)
+    assert (counted.input_shape, counted.input_shapes) == ((2, 4), {"x": (2, 4), "y": (2, 5)})
+    assert "Pair on inputs of 2×4 and 2×5" in str(counted)
+    with pytest.raises(smelt.ShapeError, match="expected one for each of 2 inputs, received float32"):
+        summary(Pair(), {"x": (4,), "y": (5,)}, dtype=["float32"])
