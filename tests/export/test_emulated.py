@@ -30,10 +30,8 @@ HERE += [
     ("mobilenet_v1", "cortex-m4"),
 ]
 ARM = ("cortex-m3", "cortex-m4", "cortex-m7")
-REST = [(name, "riscv32") for name in models.MODELS]  # mobilenet_v2: 52 thousand million instructions
-REST += [(name, board) for name in models.MODELS for board in ARM if name != "mobilenet_v2"]  # of 14 MB of weights
+REST = [(name, board) for name in models.MODELS for board in (*ARM, "riscv32") if (name, board) not in HERE]
 REST += [("narrow mobilenet_v2", board) for board in ARM]
-REST = [pair for pair in REST if pair not in HERE]
 REST += [("lenet5", "cortex-m55"), ("resnet8", "cortex-m55")]  # the others' weights take more than its 512 KiB
 
 
@@ -78,7 +76,7 @@ def sizes(made: CExport) -> tuple[int, int, int]:
 def assert_agrees(name: str, board: str, runs: int = 1) -> None:
     model, made, shape = exported(name)
     x = inputs(shape, runs)
-    found = emulate(made, need_board(board), x)
+    found = emulate(made, need_board(board), x, seconds=1800)  # mobilenet_v2: 52 thousand million without an FPU
     expected = model.compile()(x).numpy()
     assert_close(found.outputs[0], expected)
     memory = found.memory
@@ -86,7 +84,10 @@ def assert_agrees(name: str, board: str, runs: int = 1) -> None:
     assert (memory.arena_bytes, memory.constant_bytes) == (arena, constants)
     library = 8 if "math.h" in made.files["net.c"] else 0  # errno
     assert memory.ram_bytes - library <= planned < memory.ram_bytes + 8
-    assert found.count is not None and found.count > macs / 2, "an FPU does two in one instruction at most"
+    if (name, board) == ("mobilenet_v2", "cortex-m3"):
+        assert found.count is None, "52 thousand million are more than the board's clock can show"
+    else:
+        assert found.count is not None and found.count > macs / 2, "an FPU does two in one instruction at most"
     assert found.stack_bytes > 64
 
 

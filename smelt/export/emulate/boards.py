@@ -6,7 +6,8 @@ counter of the board shows. Cycles of the AVR are simavr's, which knows how long
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +36,8 @@ class Board:
         What to multiply the board's clock with, and divide it by, to have what is counted.
     counted : str
         What that is, in words.
+    spare, spare_size : int
+        A further memory, slower on a real board, for C that is too large for the others; 0 where there is none.
     """
 
     target: Target
@@ -46,9 +49,19 @@ class Board:
     startup_bytes: int
     counts: tuple[int, int]
     counted: str
+    spare: int = 0
+    spare_size: int = 0
 
-    def link(self, ram: int, stack: int) -> tuple[dict[str, str], list[str]]:
-        """Return files to write, and arguments, to link for ``ram`` bytes; the stack gets the last ``stack``."""
+    def with_spare(self, ram: int) -> Board:
+        """Return the board with ``ram`` bytes of RAM at the beginning of its further memory, the rest for constants."""
+        rest = self.spare_size - ram
+        return replace(self, ram=self.spare, ram_size=ram, spare=self.spare + ram, spare_size=rest)
+
+    def link(self, ram: int, stack: int, spared: Sequence[str] = ()) -> tuple[dict[str, str], list[str]]:
+        """Return files to write, and arguments, to link for ``ram`` bytes; the stack gets the last ``stack``.
+
+        Sections that are ``spared`` go into the further memory.
+        """
         if self.kind == "avr":
             room = ram - stack  # the linker knows of no stack
             end = self.ram + ram
@@ -56,6 +69,12 @@ class Board:
             return {}, ["-Wl" + "".join(f",--defsym={name}={value:#x}" for name, value in symbols.items())]
         numbers = {"flash": self.flash, "flash_size": self.flash_size, "ram": self.ram, "ram_size": ram}
         script = [f"__{name} = {value:#x};" for name, value in {**numbers, "stack_size": stack}.items()]
+        if spared:
+            script += [
+                f"MEMORY {{ spare (r) : ORIGIN = {self.spare:#x}, LENGTH = {self.spare_size:#x} }}",
+                "PHDRS { spare PT_LOAD; }",
+                f"SECTIONS {{ .spare : {{ {' '.join(f'*({name})' for name in spared)} }} >spare :spare }}",
+            ]
         return {"board.ld": "\n".join([*script, "INCLUDE picolibc.ld", ""])}, ["--oslib=semihost", "-Tboard.ld"]
 
     def ram_needed(self, plan: MemoryPlan, stack: int) -> int:
@@ -82,15 +101,16 @@ _MIB = 1 << 20
 _COUNTED = "instructions"
 
 
-def _mps2(name: str) -> Board:
+def _mps2(name: str, psram: int) -> Board:
     ticks = (5, 8)  # the board's timer ticks every 40 ns, an instruction is made to take 64
-    return Board(TARGETS[name], "semihosted", 0, 4 * _MIB, 0x20000000, 4 * _MIB, 8, ticks, _COUNTED)
+    spare = (psram, 16 * _MIB)
+    return Board(TARGETS[name], "semihosted", 0, 4 * _MIB, 0x20000000, 4 * _MIB, 8, ticks, _COUNTED, *spare)
 
 
 BOARDS: dict[str, Board] = {
-    "cortex-m3": _mps2("cortex-m3"),
-    "cortex-m4": _mps2("cortex-m4"),
-    "cortex-m7": _mps2("cortex-m7"),
+    "cortex-m3": _mps2("cortex-m3", 0x21000000),
+    "cortex-m4": _mps2("cortex-m4", 0x21000000),
+    "cortex-m7": _mps2("cortex-m7", 0x60000000),
     "cortex-m55": Board(
         TARGETS["cortex-m55"],
         "semihosted",

@@ -18,10 +18,16 @@ from smelt.export.emulate.boards import Board, find_board
 from smelt.export.emulate.memory import Memory, linked_memory
 from smelt.export.emulate.program import HEAD, INPUT, OUTPUT, OVER, Exported, program
 from smelt.export.emulate.samples import in_runs, interleaved
-from smelt.export.tools import compile_in, require, run
+from smelt.export.tools import compile_in, require, run, section_sizes
 
 STACK = 4096
 """Bytes of stack for the program and the C library, beside the network's own arrays."""
+LIBRARY = 64
+"""Bytes of RAM for what functions of ``math.h`` keep."""
+ALIGNMENT = 64
+"""Bytes that a section may take beside its own."""
+CODE = 64 << 10
+"""Bytes of flash for code: with a network's constants, more than the board has makes it use its further memory."""
 SECONDS = 300.0
 
 
@@ -113,11 +119,15 @@ def emulate(
         raise ShapeError(at_user_line("emulate: expected at least one sample, received none"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        whole = board.ram_size if ram is None else ram
         kept = STACK + made.stack_bytes if stack is None else stack
+        needed = board.ram_needed(made.plan, kept) + LIBRARY
+        large = made.constant_bytes + CODE > board.flash_size or needed > board.ram_size
+        if spare := large and board.spare_size >= needed:
+            board = board.with_spare(needed)
+        whole = board.ram_size if ram is None else ram
         if board.kind == "avr" and stack is None:
             kept = min(kept, whole // 4)
-        _build(made, board, folder, samples, flags, whole, kept)
+        _build(made, board, folder, samples, flags, whole, kept, spare)
         stored = sum(x.nbytes for x in samples) if board.kind == "avr" else 0
         memory = linked_memory(board, folder / "program.elf", made, stored)
         raw = _run(board, folder, samples, seconds)
@@ -132,18 +142,43 @@ def _build(
     flags: Sequence[str],
     ram: int,
     stack: int,
+    spare: bool,
 ) -> None:
-    """Link ``program.elf``; C of the network is compiled before, without any warning."""
-    own, linking = board.link(ram, stack)
-    files: dict[str, str | bytes] = {**made.files, **own, "main.c": program(made, board, samples)}
+    """Link ``program.elf``; C of the network is compiled before, without any warning.
+
+    With ``spare``, as many of its constants as there is room for go into the board's further memory.
+    """
+    files: dict[str, str | bytes] = {**made.files, "main.c": program(made, board, samples)}
     for file, content in files.items():
         (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     compiler = [board.target.compiler, *board.target.flags, *board.target.library]
     source, network = f"{made._form.name}.c", f"{made._form.name}.o"
     if network not in made.files:
-        compile_in(folder, [*compiler, *STRICT, *flags, "-c", source, "-o", network])
+        apart = ["-fdata-sections"] if spare else []
+        compile_in(folder, [*compiler, *STRICT, *flags, *apart, "-c", source, "-o", network])
+    spared = _largest(section_sizes(board.target.compiler, folder / network), board.spare_size) if spare else []
+    own, linking = board.link(ram, stack, spared)
+    for file, content in own.items():
+        (folder / file).write_text(content)
     compile_in(folder, [*compiler, "-std=gnu99", "-O2", "-c", "main.c", "-o", "main.o"])
     compile_in(folder, [*compiler, "main.o", network, *linking, "-lm", "-o", "program.elf"])
+
+
+def _largest(sections: dict[str, int], room: int) -> list[str]:
+    """Return the sections of constants, the largest first, that fit into so many bytes.
+
+    Examples
+    --------
+    >>> _largest({".text": 10, ".rodata.a": 300, ".rodata.b": 500, ".rodata.c": 200}, 900)
+    ['.rodata.b', '.rodata.c']
+    """
+    out = []
+    for name, size in sorted(sections.items(), key=lambda s: (-s[1], s[0])):
+        padded = size + ALIGNMENT
+        if name.startswith(".rodata.") and padded <= room:
+            room -= padded
+            out.append(name)
+    return out
 
 
 def _run(board: Board, folder: Path, samples: list[np.ndarray], seconds: float) -> bytes:

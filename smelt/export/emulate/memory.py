@@ -40,7 +40,7 @@ def linked_memory(board: Board, program: Path, made: Exported, samples: int) -> 
     """Return what a linked program takes, without ``samples`` bytes of flash."""
     found = section_sizes(board.target.compiler, program)
     data = found.get(".data", 0)
-    flash = found.get(".init", 0) + found.get(".text", 0) + data - samples
+    flash = sum(found.get(name, 0) for name in (".init", ".text", ".spare")) + data - samples
     ram = data + sum(found.get(name, 0) for name in (".tbss_space", ".bss", ".noinit"))
     ends = made.plan.input_bytes + made.plan.output_bytes
     code = flash - made.constant_bytes
