@@ -52,6 +52,10 @@ class Builder:
 
     # --- values ------------------------------------------------------------------------------------------------
 
+    def local(self, name: str, dtype: str, size: int) -> Buffer:
+        """Return memory of the kernel's own, on its stack: a few KB that it writes before it reads them."""
+        return Buffer(self.fresh(name), dtype, size, "local")
+
     def value(self, dtype: str, lanes: int) -> Value:
         """Return a fresh value."""
         self._count += 1
@@ -97,7 +101,8 @@ class Builder:
 
     def load(self, buffer: Buffer, index: AnyIndex, lanes: int = 1, step: int = 1) -> Value:
         """Load ``lanes`` elements ``step`` apart; step 0 loads one and repeats it."""
-        self.reads.add(buffer)
+        if buffer.kind != "local":
+            self.reads.add(buffer)
         if lanes > 1 and step == 0:
             return self.splat(self.load(buffer, index), lanes)
         out = self.value(buffer.dtype, lanes)
@@ -123,7 +128,8 @@ class Builder:
 
     def store(self, buffer: Buffer, index: AnyIndex, value: Value, step: int = 1) -> None:
         """Store the lanes ``step`` elements apart."""
-        self.writes.add(buffer)
+        if buffer.kind != "local":
+            self.writes.add(buffer)
         self._stack[-1].append(Instr("store", None, (value,), (buffer, as_index(index), step)))
 
     def call(self, name: str, slot: int, python: bool, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
@@ -133,9 +139,12 @@ class Builder:
         imm = (name, slot, python, tuple(inputs), tuple(outputs))
         self._stack[-1].append(Instr("call", None, (), imm))
 
-    def prefetch(self, buffer: Buffer, index: AnyIndex) -> None:
-        """Ask for what lies at an index, which may be outside, to come to the second-level cache."""
-        self._stack[-1].append(Instr("prefetch", None, (), (buffer, as_index(index))))
+    def prefetch(self, buffer: Buffer, index: AnyIndex, soon: bool = False) -> None:
+        """Ask for what lies at an index, which may be outside, to come to the second-level cache.
+
+        If it is needed ``soon``, and will be written, to the first-level cache of this processor alone.
+        """
+        self._stack[-1].append(Instr("prefetch", None, (), (buffer, as_index(index), soon)))
 
     # --- structure ---------------------------------------------------------------------------------------------
 
@@ -186,12 +195,13 @@ class Builder:
     def when(self, left: AnyIndex, right: AnyIndex) -> Iterator[None]:
         """Run the block when ``left`` < ``right``."""
         node = If(as_index(left), as_index(right))
-        self._stack[-1].append(node)
         self._stack.append(node.body)
         self._known.append({})
         yield
         self._known.pop()
         self._stack.pop()
+        if node.body:
+            self._stack[-1].append(node)
 
     def finish(self, range: Range, **facts: object) -> Kernel:
         """Return the kernel."""

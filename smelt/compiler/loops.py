@@ -80,7 +80,7 @@ def as_index(value: AnyIndex) -> Index:
 
 @dataclass(eq=False, slots=True)
 class Buffer:
-    """Memory a kernel reads or writes: ``kind`` is input, output, state, constant or arena.
+    """Memory a kernel reads or writes: ``kind`` is input, output, state, constant, arena, or local to one kernel.
 
     ``slot`` numbers inputs, outputs, states and constants in the pointer table; ``offset`` is the byte position of
     an arena buffer, set by the memory plan. One with a ``border`` is zero before the first run, and nobody writes that
@@ -299,7 +299,7 @@ def _format(body: list[Stmt], pad: str) -> Iterator[str]:
             if s.carried:
                 yield f"{pad}  next {', '.join(str(n) for _, _, n in s.carried)}"
         elif s.op == "prefetch":
-            yield f"{pad}prefetch {s.imm[0].name}[{s.imm[1]}]"
+            yield f"{pad}prefetch {s.imm[0].name}[{s.imm[1]}]{' to write' if s.imm[2] else ''}"
         elif s.op == "store":
             buffer, index, step = s.imm
             yield f"{pad}{buffer.name}[{index}{_step(s.args[0].lanes, step)}] = {s.args[0]}"

@@ -43,6 +43,7 @@ class _Walk:
         self.numbers = {"lo": lo, "hi": hi, "n": rows}
         self.ranges: dict[str, range] = {}
         self.found: dict[tuple, set[int]] = defaultdict(set)  # (buffer, write, loops, lanes, step): constants
+        self.local: tuple[dict[Buffer, Mask], ...] = ({}, {})  # what is read, and written, of the kernel's own
         self._walk(kernel.body)
 
     def _number(self, index: Index) -> int:
@@ -94,7 +95,12 @@ class _Walk:
                 out.problems.append(f"{self.kernel.name} {kind} {buffer.name}[{at[0]}..{at[-1]}] of {buffer.size}")
                 at = at[(at >= 0) & (at < buffer.size)]
             masks = out.writes if write else out.reads
+            if buffer.kind == "local":
+                masks = self.local[write]
             masks.setdefault(buffer, np.zeros(buffer.size, bool))[at] = True
+        for buffer, read in self.local[False].items():
+            if (read & ~self.local[True].get(buffer, False)).any():
+                out.problems.append(f"{self.kernel.name} reads {buffer.name}, which it did not write")
         return out
 
 

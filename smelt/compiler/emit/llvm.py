@@ -81,6 +81,7 @@ class _Function:
         self.scopes = [_Scope(vars={"lo", "hi", "n"})]
         self.names: dict[int, str] = {}
         self.buffers: dict[Buffer, str] = {}  # the parameter of each, in the order of first use
+        self.locals: dict[Buffer, str] = {}
         self.int = f"i{8 * module.isa.pointer_bytes}"  # of indices
         self.known: dict[str, int] = {}  # integer variables that are constants
         if module.rows:
@@ -96,7 +97,11 @@ class _Function:
         if not self.module.rows:
             buffers = ["ptr noalias %ctx", "i64 %lo", "i64 %hi", *buffers]
         head = f"({', '.join(buffers)}) {self.module.attributes}{{\nentry:"
-        return "\n".join([head, *lines, "  ret void", "}"])
+        stack = [
+            f"  {name} = alloca [{b.size} x {MEMORY[b.dtype]}], align {self.module.isa.vector_bytes}"
+            for b, name in self.locals.items()
+        ]
+        return "\n".join([head, *stack, *lines, "  ret void", "}"])
 
     # --- integers and addresses --------------------------------------------------------------------------------
 
@@ -184,7 +189,10 @@ class _Function:
     def address(self, buffer: Buffer, index: Index) -> str:
         """Return a pointer; everything that does not vary in the inner loops is added outside of them."""
         element, index = MEMORY[buffer.dtype], self._fold(index)
-        pointer = self.buffers.setdefault(buffer, f"%m{len(self.buffers)}.")
+        if buffer.kind == "local":
+            pointer = self.locals.setdefault(buffer, f"%local{len(self.locals)}")
+        else:
+            pointer = self.buffers.setdefault(buffer, f"%m{len(self.buffers)}.")
         for depth, name, coef in self._sorted_terms(index):
             offset = self._multiple(depth, name, coef)
             pointer = self._once(
@@ -317,7 +325,11 @@ class _Function:
             return
         if s.op == "prefetch":
             self.module.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-            self._line(f"call void @llvm.prefetch.p0(ptr {self.address(*s.imm)}, i32 0, i32 2, i32 1)")
+            buffer, index, soon = s.imm
+            write, level = (1, 3) if soon else (0, 2)
+            self._line(
+                f"call void @llvm.prefetch.p0(ptr {self.address(buffer, index)}, i32 {write}, i32 {level}, i32 1)"
+            )
             return
         if s.op == "call":
             emit_call(self, *s.imm[1:])

@@ -22,10 +22,10 @@ LINE_BYTES = 64
 STEPS = 128  # of the ks, in which a tile's share of the next image can arrive
 
 
-def ask_for_what_follows(b: Builder, plan: Plan, group: Group, points: Iterable[Point]) -> int:
-    """Ask for what the nodes that follow a contraction read at the points of a tile, before its sums begin.
+def ask_for_what_follows(b: Builder, plan: Plan, group: Group, points: Iterable[Point], soon: bool = False) -> int:
+    """Ask for what the nodes that follow a contraction read at points of a tile, before they are computed.
 
-    Returns for how many lines.
+    Returns for how many lines. ``soon`` says that they are few, and written as well.
     """
     probe = Builder("probe")
     e = Evaluator(plan, group, probe)
@@ -41,7 +41,7 @@ def ask_for_what_follows(b: Builder, plan: Plan, group: Group, points: Iterable[
             line = (buffer, index.terms, index.const * ITEMSIZE[buffer.dtype] // LINE_BYTES)
             if line not in asked:
                 asked.add(line)
-                b.prefetch(buffer, index)
+                b.prefetch(buffer, index, soon)
     return len(asked)
 
 

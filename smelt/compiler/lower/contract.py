@@ -42,7 +42,7 @@ def _substitute(index: Index, at: dict[str, Index]) -> Index:
     return out
 
 
-def _at(
+def coordinates(
     out: tuple[Index, ...], at: dict[str, Index], row: list[tuple[str, int]], lane: str, off: int
 ) -> tuple[Index, ...]:
     """Return the coordinates of a tile's result."""
@@ -231,14 +231,16 @@ class ContractLowering:
     def _outer(self, p: Part, outer: list[str], rows: list[str], at: dict[str, Index]) -> None:
         self._nest(outer, p, at, lambda here: self._static_rows(p, rows, here))
 
-    def _pick(self, p: Part, rows: list[str]) -> Tile:
+    def _pick(self, p: Part, rows: list[str], kept: int = 0) -> Tile:
+        """Return the tile for ``rows``, with so many registers ``kept`` for other values."""
+        registers = self.isa.registers - kept
         vectors = -(-p.extent[p.lane] // self.vl)
         wide = p.extent[rows[-1]] if rows and rows[-1] not in p.batch else 1
         above = p.extent[rows[-2]] if len(rows) > 1 and rows[-2] not in p.batch else 1
         if _depthwise(p):
-            return choose_depthwise_tile(wide, above, vectors, self.isa.registers, self.group.rank)
+            return choose_depthwise_tile(wide, above, vectors, registers, self.group.rank)
         window = math.prod(k for _, k in p.window)
-        return choose_tile(wide, above, vectors, self.isa.registers, _latency(p), window, self.group.rank)
+        return choose_tile(wide, above, vectors, registers, _latency(p), window, self.group.rank)
 
     def _say_tile(self, p: Part, tile: Tile) -> None:
         rows, window = tile.high * tile.wide, math.prod(k for _, k in p.window)
@@ -342,9 +344,13 @@ class ContractLowering:
             share = total / counts[0]
             low = var("lo") if share == 1 else self.b.let("first", "muldiv", var("lo"), total, counts[0])
             high = var("hi") if share == 1 else self.b.let("last", "muldiv", var("hi"), total, counts[0])
-            self._units(p, tile, axes, low, high, partial(self._tile, p))
+            self._share(p, tile, axes, low, high)
             self.sweep = self._sweep(p, tile, axes) if len(self.parts) == 1 else None
         return Range(counts[0])
+
+    def _share(self, p: Part, tile: Tile, axes: list[tuple[str, int]], low: Index, high: Index) -> None:
+        """Emit the tiles of units ``low`` to ``high``."""
+        self._units(p, tile, axes, low, high, partial(self._tile, p))
 
     def _sweep(self, p: Part, tile: Tile, axes: list[tuple[str, int]]) -> Sweep | None:
         """Return how the units walk down an image, if they do."""
@@ -387,12 +393,17 @@ class ContractLowering:
         """Loop over units."""
         ragged = [r for r in [*p.outer, *p.rows] if r in p.batch]
         with self.b.loop("unit", low, high) as unit:
-            at: dict[str, Index] = {"unit": unit}
-            for name, count in reversed(axes):
-                above = self.b.let("above", "muldiv", unit, 1, count) if count > 1 else unit
-                at[name] = unit + above * -count if count > 1 else Index()
-                unit = above
+            at = {"unit": unit, **self._numbers(axes, unit)}
             self._nest(ragged, p, at, lambda here: self._one_unit(p, tile, here, body))
+
+    def _numbers(self, axes: list[tuple[str, int]], unit: Index) -> dict[str, Index]:
+        """Return a unit's number along each axis."""
+        at = {}
+        for name, count in reversed(axes):
+            above = self.b.let("above", "muldiv", unit, 1, count) if count > 1 else unit
+            at[name] = unit + above * -count if count > 1 else Index()
+            unit = above
+        return at
 
     def _one_unit(self, p: Part, tile: Tile, at: dict[str, Index], body: OnTile) -> None:
         """Turn a unit's numbers into indices; the last tile along an axis may be smaller than the others."""
@@ -433,7 +444,9 @@ class ContractLowering:
         """Emit one tile: accumulate over the ks, then what follows, then the stores."""
         if not p.window:
             each = itertools.product(rows, widths)
-            points = (Point(_at(p.out, at, r, p.lane, off), p.lane_axis if w > 1 else None, w) for r, (off, w) in each)
+            points = (
+                Point(coordinates(p.out, at, r, p.lane, off), p.lane_axis if w > 1 else None, w) for r, (off, w) in each
+            )
             asked = ask_for_what_follows(self.b, self.plan, self.group, points)
             if p.rows[:1] == ["n"] and p is self.parts[0] and not _depthwise(p):
                 ask_for_next_image(self.b, p, at, len(rows), asked)
@@ -451,14 +464,14 @@ class ContractLowering:
         values: dict[tuple[Index, ...], Value] = {}
         every = list(itertools.product(pixels, widths))
         for (row, (off, _)), value in zip(every, acc, strict=True):
-            values[pixel(self.root.shape, _at(p.out, at, row, p.lane, off))] = value
+            values[pixel(self.root.shape, coordinates(p.out, at, row, p.lane, off))] = value
         self.e.tile = (self.root, values)
         results = []
         for node, storage in self.stores:
             pooled = node.shape == self.group.pooled
             coords = p.pooled if pooled else p.out
             for row, (off, w) in itertools.product(rows if pooled else pixels, widths):
-                point = Point(_at(coords, at, row, p.lane, off), p.lane_axis if w > 1 else None, w)
+                point = Point(coordinates(coords, at, row, p.lane, off), p.lane_axis if w > 1 else None, w)
                 results.append((node, storage, point, self.e.full(node, point)))
         for node, storage, point, value in results:
             self.e.store(node, storage, point, value)
@@ -471,7 +484,7 @@ class ContractLowering:
         for r, row in enumerate(rows):
             results = []
             for v, (off, w) in enumerate(widths):
-                point = Point(_at(p.out, at, row, p.lane, off), p.lane_axis if w > 1 else None, w)
+                point = Point(coordinates(p.out, at, row, p.lane, off), p.lane_axis if w > 1 else None, w)
                 self.e.given = {self.root: acc[r * len(widths) + v]}
                 results += [(n, s, point, self.e.full(n, point)) for n, s in self.stores]
                 if not overlap or v == len(widths) - 1:  # lanes that are computed twice are read before they are stored

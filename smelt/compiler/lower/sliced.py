@@ -15,9 +15,10 @@ from smelt.compiler.builder import Builder
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import Index, Kernel, Range, var
 from smelt.compiler.lower.ahead import ask_for_next_sample
-from smelt.compiler.lower.contract import ContractLowering, OnTile
+from smelt.compiler.lower.contract import OnTile
 from smelt.compiler.lower.evaluate import Evaluator
 from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
+from smelt.compiler.lower.overlapped import OverlappedLowering
 from smelt.compiler.lower.parts import Part
 from smelt.compiler.lower.sums import SLICES, Sums, slices
 from smelt.compiler.lower.tiles import Tile
@@ -31,7 +32,7 @@ STEPS = 32  # of the ks in one sample, for sums that are loaded and saved once p
 FEW_ROWS = 4  # of a tile whose slices are added
 
 
-class SlicedLowering(ContractLowering):
+class SlicedLowering(OverlappedLowering):
     """Builds the kernels of one contract group, two where its sums are sliced."""
 
     def kernels(self) -> tuple[list[Kernel], set[Node]]:
