@@ -40,6 +40,23 @@ def test_the_gradient_of_relu_and_max_pooling(name: str) -> None:
     assert [m.shape[2:] != x.shape[2:] for m in masks] == [padding == 0]
 
 
+@pytest.mark.parametrize("name", POOLS)
+def test_the_maximum_is_taken_before_relu_and_nan_is_larger_than_all(name: str) -> None:
+    kernel, stride, padding = POOLS[name]
+    x = np.random.default_rng(0).normal(size=(2, 16, 9, 10)).astype(np.float32)
+    x[0, 3, 4, 5], x[0, 7, 0, 0], x[1, 1, 1:4, 2:5] = np.nan, np.inf, -np.inf
+    conv = nn.Conv2d(16, 32, 1)
+
+    def pooled(x: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(nn.functional.max_pool2d(y.relu(), kernel, stride, padding) for y in (x, conv(x)))  # type: ignore[return-value]
+
+    step = smelt.compile(pooled)
+    for got, want in zip(step(x), pooled(Tensor(x)), strict=True):
+        np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-5, atol=1e-5)
+    relus = [n for n in simplify(step.graph).nodes() if n.opname == "relu"]
+    assert [n.inputs[0].opname for n in relus] == ["max_pool2d"] * 2
+
+
 def test_what_is_averaged_need_not_be_stored() -> None:
     step = smelt.compile(lambda x, y: ((x - y) * (x - y)).mean())
     x = np.random.default_rng(0).normal(size=(2, 6, 40)).astype(np.float32)

@@ -6,6 +6,7 @@ else is loaded from where the plan stored it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -233,8 +234,11 @@ class Evaluator:
         kh, kw = node.attrs["kernel"]
         total = self._window(node, point, 0, 0)
         if kh * kw <= STRAIGHT:
-            for at in self._positions(node)[1:]:
-                total = self.b.op(op, total, self._window(node, point, *at))
+            rest = [self._window(node, point, *at) for at in self._positions(node)[1:]]
+            if op == "max" and total.lanes > 1:
+                return self._largest([total, *rest])
+            for x in rest:
+                total = self.b.op(op, total, x)
             return total
         outside = dict(self._memo)  # what a loop computes is not there after it
         start = total if op == "max" else self._zero(node, total.lanes)
@@ -244,6 +248,18 @@ class Evaluator:
             lines[:] = acc
         self._memo = outside
         return lines[0]
+
+    def _largest(self, values: list[Value]) -> Value:
+        """Return the largest of several values, or NaN if one is: asked once, not at each step as ``max`` would.
+
+        The comparisons are those that find the winner.
+        """
+        best, *rest = values
+        for x in rest:
+            best = self.b.op("select", self.b.op("lt", best, x, dtype="bool"), x, best, dtype=x.dtype)
+        odd = [self.b.op("ne", x, x, dtype="bool") for x in values]
+        nan = functools.reduce(functools.partial(self.b.op, "or"), odd)
+        return self.b.op("select", nan, self.b.const(float("nan"), best.dtype, best.lanes), best, dtype=best.dtype)
 
     def _max_pool2d(self, node: Node, point: Point) -> Value:
         return self._pooled(node, point, "max")

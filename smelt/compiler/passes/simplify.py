@@ -159,9 +159,11 @@ def _where(r: Rewriter, node: Node, c: Node, x: Node, other: Node) -> Node | Non
     index = around.inputs[0] if around.opname == "place" else around
     if index.opname != "max_pool2d_index" or index.inputs[0] is not c.inputs[1]:
         return None
-    top = r.make(ops.max_pool2d, c.inputs[1], **index.attrs)
+    top = _largest(r, c.inputs[1], index.attrs)
+    if c.inputs[1].opname == "relu":  # of what is positive, the winner is the same before
+        index = r.make(ops.max_pool2d_index, *c.inputs[1].inputs, **index.attrs)
     winner = r.make(ops.where, r.make(ops.lt, c.inputs[0], top), index, r.constant(255, index.dtype))
-    if around is not index:
+    if around.opname == "place":
         winner = r.make(ops.place, winner, **around.attrs)
     return r.node(ops.max_pool2d_grad, (g, winner), x.attrs, x.spec)
 
@@ -170,6 +172,17 @@ def _sum_pool2d_grad(r: Rewriter, node: Node, g: Node) -> Node:
     a = node.attrs
     g, origin = _gathered(r, g, a, a["kernel"], (1, 1), 0.0)
     return r.node(ops.sum_pool2d_grad, (g,), {**a, "origin": origin}, node.spec)
+
+
+def _max_pool2d(r: Rewriter, node: Node, x: Node) -> Node:
+    """Take the maximum before a ReLU: there are fewer windows than pixels."""
+    return _largest(r, x, node.attrs)
+
+
+def _largest(r: Rewriter, x: Node, a: dict[str, Any]) -> Node:
+    if x.opname == "relu":
+        return r.make(ops.relu, _largest(r, x.inputs[0], a))
+    return r.make(ops.max_pool2d, _pad(r, x, a["padding"], float("-inf")), **{**a, "padding": NO_PADDING})
 
 
 def _pool(fill: float) -> Any:
@@ -304,7 +317,7 @@ _RULES: dict[str, Any] = {
     "conv2d": _conv2d,
     "conv2d_weight_grad": _conv2d_weight_grad,
     "conv2d_input_grad": _conv2d_input_grad,
-    "max_pool2d": _pool(float("-inf")),
+    "max_pool2d": _max_pool2d,
     "max_pool2d_index": _pool(float("-inf")),
     "sum_pool2d": _pool(0.0),
     "max_pool2d_grad": _max_pool2d_grad,
