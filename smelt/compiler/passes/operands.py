@@ -35,8 +35,21 @@ class Operands:
 
     def prepare(self, node: Node) -> None:
         """Make sure that the kernel of ``node`` can read its operands."""
+        if node.opname in ("neighbours", "conv2d_winner_grad"):
+            self._dense_images(node)
+            return
         self._bring(node)
         self._cut_in_panels(node)
+
+    def _dense_images(self, node: Node) -> None:
+        """Let a kernel read images channels-last, without gaps within a line."""
+        for i, x in enumerate(node.inputs):
+            x = self.assign.stored(x, node, i)
+            if x.opname != "neighbours":
+                _, c, _, w = (s if d > 1 else 0 for d, s in zip(x.shape, self.p.storage[x].strides, strict=True))
+                channels = x.shape[1]
+                if c not in (0, 1) or w not in (0, channels):
+                    self.reorder(node, i, NHWC)
 
     def _bring(self, node: Node) -> None:
         for i, x in enumerate(node.inputs):
