@@ -196,7 +196,7 @@ class Assign:
             kind = self.f.kinds[node]
             if kind in ("contract", "neighbours"):
                 self.operands.prepare(node)
-            elif kind == "window" and self.f.group_of[node].kind == "map":
+            elif kind == "window" and self.f.group_of[node].kind == "map" and not self._turns(node):
                 for i, x in enumerate(node.inputs):
                     reader, j = (x, 0) if self.f.narrow(x) is not x else (node, i)
                     self.stored(reader.inputs[j], reader, j)
@@ -213,6 +213,10 @@ class Assign:
                 self._computed(node)
         for node in {**self._outputs, **self._updates}:
             self._deliver(node)
+
+    def _turns(self, node: Node) -> bool:
+        """Return whether the kernel of a node transposes what it reads."""
+        return node.opname == "won" and len(self.f.group_of[node].nodes) == 1
 
     # --- places ------------------------------------------------------------------------------------------------
 
