@@ -68,7 +68,7 @@ class MapLowering:
         return self._without_rows(runs, {})
 
     def _copies_along(self, axis: int) -> bool:
-        """Return whether what this reads lies contiguously along ``axis``, and is turned: it is better not cut there."""
+        """Return whether this turns what lies contiguously along ``axis``: it is better not cut there."""
         (node, *more) = self.group.nodes
         if node.opname not in TURNING or more:
             return False

@@ -3,8 +3,8 @@
 In: its contract group, or the group of the images it reads. Out: kernels. Images are stored with each pixel beside its
 neighbours in a window (passes/winners.py). For a window and a tap, the element that a channel's winner meets is one of
 four numbers that lie together; a vector of channels picks its own with one permutation, whose indices are the winners
-as the pooling stored them. Two taps' numbers lie in each table: the second's indices are the first's, or 4. Index 255, of
-no winner, picks a zero.
+as the pooling stored them. Two taps' numbers lie in each table: the second's indices are the first's, or 4. Index 255,
+of no winner, picks a zero.
 """
 
 from __future__ import annotations

@@ -43,7 +43,10 @@ COPY = Copy()
 
 
 def kind_of(node: Node) -> str:
-    """Return leaf, number, view, point, window, reduce, contract, neighbours, region, call or free (computed where it is used)."""
+    """Return leaf, number, view, point, window, reduce, contract, neighbours, region, call, or free.
+
+    What is free is computed where it is used.
+    """
     name = node.opname
     if node.op is None:
         return "number" if node.kind == "constant" and node.value is not None and node.value.ndim == 0 else "leaf"

@@ -3,8 +3,8 @@
 In: a simplified graph. Out: the graph in which nobody spreads the gradient of pooled images over the images, where only
 the gradients of the kernels and of the bias read that. Of a window's elements one has a gradient: the others are zeros
 that the kernels' gradient multiplied. Every window still meets every tap, at a pixel that depends on the channel's
-winner; so each pixel of the convolution's images is stored beside its neighbours in the window (:class:`Neighbours`), and
-an instruction that picks by variable indices finds the winner's among them.
+winner; so each pixel of the convolution's images is stored beside its neighbours in the window (:class:`Neighbours`),
+and an instruction that picks by variable indices finds the winner's among them.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def reach(attrs: dict[str, Any]) -> Pair:
 
 
 def span(attrs: dict[str, Any], channels: int) -> int:
-    """Return how many numbers of a line hold all neighbours of as many pixels as a vector is made of: a power of two."""
+    """Return how many numbers of a line hold all neighbours of a vector's pixels: a power of two."""
     return 1 << (LANES // BESIDE + reach(attrs)[1] * channels - 1).bit_length()
 
 
