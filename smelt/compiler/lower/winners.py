@@ -112,16 +112,16 @@ def lower_neighbours(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[lis
         here = row * source.strides[0] + line * source.strides[2] + source.offset
         there = row * target.strides[0] + line * target.strides[1] + target.offset
 
-        def beside(first: Index, back: int) -> None:
-            """Store some pixels, of which the first is so far from where what is read of the line begins."""
-            lines = [b.load(source.buffer, here + (first + (y * source.strides[2] - back)), size) for y in (0, below)]
-            places = [back + i + x * (right * channels) + y * size for i in range(pixels) for y, x in steps]
-            all_ = b.op("shuffle", *lines, lanes=LANES, imm=tuple(places))
-            b.store(target.buffer, there + first * BESIDE, all_)
+        def beside(first: Index, start: Index, places: list[int]) -> None:
+            """Store some pixels, from what is read of their lines from ``start`` on; beyond the last, it once more."""
+            lines = [b.load(source.buffer, here + start + y * source.strides[2], size) for y in (0, below)]
+            mask = tuple(i + x * (right * channels) + y * size for i in places for y, x in steps)
+            b.store(target.buffer, there + first * BESIDE, b.op("shuffle", *lines, lanes=LANES, imm=mask))
 
         whole = min(numbers - size, results - pixels) // pixels * pixels + pixels
         with b.loop("i", 0, whole, pixels) as i:
-            beside(i, 0)
-        for first in dict.fromkeys(min(i, results - pixels) for i in range(whole, results, pixels)):
-            beside(Index(first), max(0, first - (numbers - size)))
+            beside(i, i, list(range(pixels)))
+        for first in range(whole, node.shape[2], pixels):
+            start = min(first, numbers - size)
+            beside(Index(first), Index(start), [min(first + i, results - 1) - start for i in range(pixels)])
     return [b.finish(Range(per=1))], {x}
