@@ -84,6 +84,10 @@ class Builder:
         """Return a scalar repeated in every lane."""
         return value if value.lanes == lanes else self.op("splat", value, lanes=lanes)
 
+    def permute(self, table: Value, indices: Value) -> Value:
+        """Return for each lane the element of a table, of at most 16, its index modulo 16; 0 beyond a shorter one."""
+        return self.op("permute", table, indices, lanes=indices.lanes)
+
     def transpose(self, rows: Sequence[Value]) -> list[Value]:
         """Return the transpose of a square of values: ``out[i]`` holds lane ``i`` of every row."""
         values, size = list(rows), len(rows)

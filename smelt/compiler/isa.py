@@ -36,6 +36,11 @@ class Isa:
     pointer_bytes: int = 8
     lacks: frozenset[str] = frozenset()
 
+    @property
+    def picks(self) -> bool:
+        """Whether an instruction picks each of 16 lanes from 16 numbers by variable indices."""
+        return self.vector_bytes == 64 and not self.serial
+
     def lanes(self, dtype: str) -> int:
         """Return how many elements of ``dtype`` one vector holds."""
         return max(1, self.vector_bytes // max(ITEMSIZE[dtype], 4))

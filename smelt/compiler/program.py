@@ -22,7 +22,7 @@ from smelt.compiler.lower.call import lower_call
 from smelt.compiler.lower.map import lower_fill, lower_map
 from smelt.compiler.lower.reduce import lower_reduce
 from smelt.compiler.lower.serial import lower_serial_contract
-from smelt.compiler.lower.sliced import lower_contract
+from smelt.compiler.lower.winners import lower_contract, lower_neighbours
 from smelt.compiler.passes.bands import runs, takes_turns
 from smelt.compiler.passes.clip import clip_padding
 from smelt.compiler.passes.fuse import Group, fuse
@@ -31,11 +31,13 @@ from smelt.compiler.passes.rows import give_own_places
 from smelt.compiler.passes.schedule import Task, schedule
 from smelt.compiler.passes.simplify import simplify
 from smelt.compiler.passes.storage import Plan, plan_storage
+from smelt.compiler.passes.winners import read_winners
 from smelt.graph.graph import Graph, Node, format_graph
 from smelt.ops.custom import Custom
 
 Ranks = dict[int, int]  # of the tiles of contractions, by the group's number; 0 is the cost model's first choice
 _LOWER = {"map": lower_map, "reduce": lower_reduce, "contract": lower_contract, "call": lower_call}
+_LOWER |= {"neighbours": lower_neighbours}
 
 
 @dataclass(repr=False)
@@ -174,6 +176,8 @@ def kernels_of(
     simple = simplify(graph, pairs=isa.bf16)
     if isa.serial:
         simple = clip_padding(simple)
+    elif isa.picks and fused:
+        simple = read_winners(simple)
     fusion = fuse(simple, fused, pooling=not isa.serial)
     for group in fusion.groups:
         group.rank = (ranks or {}).get(group.number, 0)

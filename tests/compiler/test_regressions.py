@@ -64,3 +64,14 @@ def test_a_large_window_is_a_loop() -> None:
         x = normal(2, 5, 20, 21)
         np.testing.assert_allclose(model.compile()(x).numpy(), model(Tensor(x)).numpy(), rtol=1e-5, atol=1e-5)
         assert len(smelt.export.c(model, None, (5, 20, 21), name="net").files["net.c"]) < 10_000
+
+
+def test_images_that_are_pooled_to_one_pixel() -> None:
+    """A tile of several samples took the last one's pixels for those of all."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((16, 1, 3, 7)).astype(np.float32)
+
+    def function(x: Tensor) -> tuple[Tensor, ...]:
+        return (nn.functional.max_pool2d(nn.functional.conv2d(x, Tensor(w)).relu(), 2),)
+
+    assert_compiled_equals_eager(function, normal(21, 1, 4, 8))

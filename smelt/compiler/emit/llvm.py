@@ -402,6 +402,8 @@ class _Function:
             mask = ", ".join(f"i32 {i}" for i in s.imm)
             both = ", ".join(self._typed(x) for x in s.args)
             self._set(out, f"shufflevector {both}, <{out.lanes} x i32> <{mask}>")
+        elif s.op == "permute":
+            self._permute(s.args[0], s.args[1], out)
         elif s.op == "half":
             a, part = s.args[0], s.imm[0]
             lanes = ", ".join(f"i32 {part * out.lanes + i}" for i in range(out.lanes))
@@ -412,6 +414,28 @@ class _Function:
                 self._set(out, f"shufflevector {self._typed(a)}, {atype} poison, <{out.lanes} x i32> <{lanes}>")
         else:
             raise ValueError(f"unknown operation {s.op}")
+
+    def _permute(self, table: Value, indices: Value, out: Value) -> None:
+        """Pick by variable indices, an instruction of AVX-512; both are 16 lanes wide in registers."""
+        full = self._in_lanes(table, f"<{table.lanes} x float> zeroinitializer")
+        at = self._in_lanes(indices, f"<{indices.lanes} x i32> poison")
+        self.module.declare("<16 x float> @llvm.x86.avx512.permvar.sf.512(<16 x float>, <16 x i32>)")
+        call = f"call <16 x float> @llvm.x86.avx512.permvar.sf.512(<16 x float> {full}, <16 x i32> {at})"
+        if out.lanes == 16:
+            self._set(out, call)
+            return
+        picked, lanes = self._new(call), ", ".join(f"i32 {i}" for i in range(out.lanes))
+        first = f"shufflevector <16 x float> {picked}, <16 x float> poison, <{out.lanes} x i32> <{lanes}>"
+        self._set(out, f"extractelement <16 x float> {picked}, i64 0" if out.lanes == 1 else first)
+
+    def _in_lanes(self, value: Value, beyond: str) -> str:
+        """Return a value in 16 lanes; those beyond its own are of another vector."""
+        if value.lanes == 16:
+            return self._operand(value)
+        if value.lanes == 1:
+            return self._new(f"insertelement <16 x i32> poison, {self._typed(value)}, i64 0")
+        mask = ", ".join(f"i32 {min(i, value.lanes)}" for i in range(16))
+        return self._new(f"shufflevector {self._typed(value)}, {beyond}, <16 x i32> <{mask}>")
 
     def _zero(self, value: Value) -> str:
         zero = number(0, value.dtype)

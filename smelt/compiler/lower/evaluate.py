@@ -21,6 +21,7 @@ from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
 from smelt.ops.primitive import Shape, short_dtype
 
+NO_WINNER = 255  # index of a window without one
 STRAIGHT = 64  # elements of a window that are combined without a loop
 
 
@@ -43,9 +44,9 @@ class Point:
 
 
 def pixel(shape: Shape, coords: Sequence[Index]) -> tuple[Index, ...]:
-    """Return the coordinates within a sample, equal for equal pixels however they were arrived at."""
-    rest = zip(shape[1:], coords[1:], strict=True)
-    return tuple(Index() if d == 1 else Index(c.const, tuple(sorted(c.terms))) for d, c in rest)
+    """Return coordinates that are equal for equal pixels however they were arrived at."""
+    pairs = zip(shape, coords, strict=True)
+    return tuple(Index() if d == 1 else Index(c.const, tuple(sorted(c.terms))) for d, c in pairs)
 
 
 class Evaluator:
@@ -315,6 +316,11 @@ class Evaluator:
             g = self.at(self.plan.operand(node, 0), at)
             total = g if total is None else self.b.op("add", total, g)
         return self._zero(node, point.lanes) if total is None else total
+
+    def _won(self, node: Node, point: Point) -> Value:
+        g, winner = (self.b.splat(self._operand(node, i, point), point.lanes) for i in (0, 1))
+        none = self.b.op("eq", winner, self.b.const(NO_WINNER, "u8", winner.lanes), dtype="bool")
+        return self.b.op("select", none, self._zero(node, g.lanes), g, dtype=g.dtype)
 
     def _max_pool2d_grad(self, node: Node, point: Point) -> Value:
         total: Value | None = None

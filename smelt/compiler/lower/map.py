@@ -20,6 +20,7 @@ from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
 from smelt.ops.primitive import short_dtype
 
+TURNING = ("copy", "won")  # may read their first operand along another axis than they write
 GRAIN = 1024  # elements one thread takes at least from a flat loop
 
 
@@ -67,9 +68,9 @@ class MapLowering:
         return self._without_rows(runs, {})
 
     def _copies_along(self, axis: int) -> bool:
-        """Return whether this is a copy of what lies contiguously along ``axis``: it is better not cut there."""
+        """Return whether this turns what lies contiguously along ``axis``: it is better not cut there."""
         (node, *more) = self.group.nodes
-        if node.opname != "copy" or more:
+        if node.opname not in TURNING or more:
             return False
         source = self.plan.storage.get(self.plan.operand(node, 0))
         return source is not None and source.strides[axis] == 1 and self.shape[axis] >= self.lanes
@@ -209,15 +210,15 @@ class MapLowering:
         for start, width in pieces(size, lanes):
             self._body({**coords, axis: Index(start)}, axis, width)
 
-    # --- copies between orders ---------------------------------------------------------------------------------
+    # --- between orders ---------------------------------------------------------------------------------
 
     def _transposed_axis(self, runs: list[list[int]]) -> list[int] | None:
-        """Return the run of axes a copy reads contiguously, when it writes another one contiguously.
+        """Return the run of axes a node reads its first operand along contiguously, when it writes along another one.
 
         Squares of lanes x lanes are then transposed in registers: both sides move whole vectors.
         """
         (node,) = self.group.nodes[:1]
-        if node.opname != "copy" or len(self.group.nodes) > 1 or len(self.stores) > 1 or len(runs) < 2:
+        if node.opname not in TURNING or len(self.group.nodes) > 1 or len(self.stores) > 1 or len(runs) < 2:
             return None
         if self.pair is not None:
             return None
@@ -231,7 +232,7 @@ class MapLowering:
         return across if big and written[last[-1]] == 1 and read[last[-1]] != 1 else None
 
     def _squares(self, run: list[int], coords: dict[int, Index], shared: bool = False) -> None:
-        """Copy the plane of two axes: whole squares transposed in registers, the margins in vectors or less.
+        """Compute the plane of two axes: whole squares transposed in registers, the margins in vectors or less.
 
         When the plane is all there is, bands of squares are ``shared`` among the threads.
         """
@@ -246,7 +247,10 @@ class MapLowering:
             self.e.fresh()
             points = [Point(self._coords({**coords, w: i + k, a: j}), a, n) for k in range(n)]
             for k, value in enumerate(self.b.transpose([self.e.full(source, p) for p in points])):
-                self.e.store(node, target, Point(self._coords({**coords, w: i, a: j + k}), w, n), value)
+                point = Point(self._coords({**coords, w: i, a: j + k}), w, n)
+                self.e.given = {source: value}
+                self.e.store(node, target, point, self.e.full(node, point))
+            self.e.given = {}
         if whole_w < wide:
             with self.b.loop(f"i{a}", first, stop) as j:
                 for start, width in pieces(wide, n):

@@ -237,6 +237,24 @@ def conv2d_weight_grad_parts(plan: Plan, node: Node) -> list[Part]:
     return [Part(sx, sg, ["g"], ["kh", "kw", "ic"], ks, "c", extent, left, right, out, 0, batch)]
 
 
+def conv2d_winner_grad_parts(plan: Plan, node: Node) -> list[Part]:
+    """Describe the gradient of the kernels from pooled images: the ks are windows, a number of a is four of them."""
+    x, g = (plan.operand(node, i) for i in (0, 1))
+    sx, sg = plan.storage[x], plan.storage[g]
+    a = node.attrs
+    o, i, kh, kw = node.shape
+    n, _, oh, ow = g.shape
+    (th, tw), (dh, dw), (ph, pw) = a["stride"], a["dilation"], a["window"]
+    _, line, one, _ = sx.strides
+    left = {"kh": line * dh, "kw": one * i * dw, "ic": one}
+    left |= {"n": sx.strides[0], "y": line * th * ph, "x": one * i * tw * pw}
+    right = {"n": sg.strides[0], "y": sg.strides[2], "x": sg.strides[3], "c": sg.strides[1]}
+    extent = {"n": n, "y": oh, "x": ow, "kh": kh, "kw": kw, "ic": i, "c": o}
+    out = (var("c"), var("ic"), var("kh"), var("kw"))
+    rows, ks = ["kh", "kw", "ic"], ["n", "y", "x"]
+    return [Part(sx, sg, [], rows, ks, "c", extent, left, right, out, 0, _batch(g.spec.rows, 0, "n"))]
+
+
 def describe(plan: Plan, node: Node) -> list[Part]:
     """Return the parts of a contraction; where it multiplies pairs, their axis counts pairs."""
     parts = DESCRIBE[node.opname](plan, node)
@@ -254,4 +272,5 @@ DESCRIBE: dict[str, Callable[[Plan, Node], list[Part]]] = {
     "conv2d": conv2d_parts,
     "conv2d_input_grad": conv2d_input_grad_parts,
     "conv2d_weight_grad": conv2d_weight_grad_parts,
+    "conv2d_winner_grad": conv2d_winner_grad_parts,
 }

@@ -12,18 +12,15 @@ from dataclasses import replace
 from functools import partial
 
 from smelt.compiler.builder import Builder
-from smelt.compiler.isa import Isa
-from smelt.compiler.loops import Index, Kernel, Range, var
+from smelt.compiler.loops import Index, Kernel, Range, Value, var
 from smelt.compiler.lower.ahead import ask_for_next_sample
 from smelt.compiler.lower.contract import OnTile
 from smelt.compiler.lower.evaluate import Evaluator
-from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
+from smelt.compiler.lower.microkernel import Ahead, Steps, Widths, accumulate
 from smelt.compiler.lower.overlapped import OverlappedLowering
 from smelt.compiler.lower.parts import Part
 from smelt.compiler.lower.sums import SLICES, Sums, slices
 from smelt.compiler.lower.tiles import Tile
-from smelt.compiler.passes.fuse import Group
-from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
 
 OPERANDS_BYTES = 1 << 20  # from this size of both operands on
@@ -38,13 +35,17 @@ class SlicedLowering(OverlappedLowering):
     def kernels(self) -> tuple[list[Kernel], set[Node]]:
         """Return the kernels in the order they run, and the nodes they load."""
         kernel, used = self.kernel()
-        return [*self.before, kernel], used
+        kernel.sweep, root = self.sweep, self.root
+        assert root.op is not None
+        kernels = [*self.before, kernel]
+        kernels[0].macs = root.op.macs(tuple(i.spec for i in root.inputs), root.spec, root.attrs)
+        return kernels, used
 
     before: tuple[Kernel, ...] = ()
 
     def _emit(self) -> Range:
         (p, *more) = self.parts
-        if more or not _is_sliced(p):
+        if more or not self._is_sliced(p):
             return super()._emit()
         tile = self._pick(p, p.rows)
         count = _slices(p)
@@ -93,12 +94,24 @@ class SlicedLowering(OverlappedLowering):
                 def add(at: dict[str, Index], rows: Steps, widths: Widths) -> None:
                     before = sums.load(at, rows, widths)
                     ahead = partial(ask_for_next_sample, self.b, p, tiles, at["unit"], i)
-                    values = accumulate(self.b, part, {**at, sample: i}, rows, widths, before, ahead)
+                    values = self._accumulate(part, {**at, sample: i}, rows, widths, before, ahead)
                     sums.save(at, rows, widths, values)
 
                 each(add)
         follows = count >= SLICES and sample != p.pair and p.batch[sample] == 1
         return Range(count * tiles, slices=count if follows else 0)
+
+    def _accumulate(
+        self, p: Part, at: dict[str, Index], rows: Steps, widths: Widths, before: list[Value], ahead: Ahead
+    ) -> list[Value]:
+        """Add a tile's products of one sample."""
+        return accumulate(self.b, p, at, rows, widths, before, ahead)
+
+    def _is_sliced(self, p: Part) -> bool:
+        """Return whether samples are summed, and several tiles would each read more of them than a cache holds."""
+        steps = math.prod(p.extent[k] for k in p.ks[1:])
+        batched = len(p.ks) > 1 and p.ks[0] in p.batch and not any(r in p.batch for r in [*p.outer, *p.rows])
+        return batched and steps >= STEPS and p.a.buffer.nbytes + p.b.buffer.nbytes > OPERANDS_BYTES
 
     def _add_slices(self, p: Part, tile: Tile, count: int, sums: Sums) -> Range:
         """Add the slices in order, and compute what follows."""
@@ -117,26 +130,8 @@ class SlicedLowering(OverlappedLowering):
         return Range(math.prod(count for _, count in axes))
 
 
-def _is_sliced(p: Part) -> bool:
-    """Return whether samples are summed, and several tiles would each read more of them than a cache holds."""
-    steps = math.prod(p.extent[k] for k in p.ks[1:])
-    batched = len(p.ks) > 1 and p.ks[0] in p.batch and not any(r in p.batch for r in [*p.outer, *p.rows])
-    return batched and steps >= STEPS and p.a.buffer.nbytes + p.b.buffer.nbytes > OPERANDS_BYTES
-
-
 def _slices(p: Part) -> int:
     """Return the number of slices: at most the samples, and as many as are small beside the operands."""
     results = 4 * math.prod(p.extent[name] for name in [*p.outer, *p.rows, p.lane])
     nbytes = p.a.buffer.nbytes + p.b.buffer.nbytes
     return slices(nbytes, min(p.extent[p.ks[0]], nbytes // (SHARE * results)))
-
-
-def lower_contract(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:
-    """Return the kernels of a contract group and the nodes they load."""
-    lowering = SlicedLowering(plan, group, isa, name)
-    kernels, used = lowering.kernels()
-    kernels[-1].sweep = lowering.sweep
-    root = lowering.root
-    assert root.op is not None
-    kernels[0].macs = root.op.macs(tuple(i.spec for i in root.inputs), root.spec, root.attrs)
-    return kernels, used

@@ -19,7 +19,7 @@ from smelt.ops.primitive import FLOAT32, Primitive, Rows, Shape, Spec, is_half
 
 VIEWS = {"reshape", "permute", "broadcast_to", "slice"}
 REDUCTIONS = {"sum", "max", "argmax"}
-WINDOWS = {"max_pool2d", "max_pool2d_index", "sum_pool2d", "max_pool2d_grad", "sum_pool2d_grad"}
+WINDOWS = {"max_pool2d", "max_pool2d_index", "sum_pool2d", "max_pool2d_grad", "sum_pool2d_grad", "won"}
 REGIONS = {"place", "concat"}
 POOLING = {"max_pool2d", "max_pool2d_index", "sum_pool2d"}
 MOST_POOLED = 4  # pixels in a window that is pooled on a convolution's tile
@@ -43,7 +43,10 @@ COPY = Copy()
 
 
 def kind_of(node: Node) -> str:
-    """Return leaf, number, view, point, window, reduce, contract, region, call or free (computed where it is used)."""
+    """Return leaf, number, view, point, window, reduce, contract, neighbours, region, call, or free.
+
+    What is free is computed where it is used.
+    """
     name = node.opname
     if node.op is None:
         return "number" if node.kind == "constant" and node.value is not None and node.value.ndim == 0 else "leaf"
@@ -53,10 +56,11 @@ def kind_of(node: Node) -> str:
         return "call"
     for kind, names in (
         ("view", VIEWS),
-        ("contract", CONTRACTIONS),
+        ("contract", (*CONTRACTIONS, "conv2d_winner_grad")),
         ("reduce", REDUCTIONS),
         ("window", WINDOWS),
         ("region", REGIONS),
+        ("neighbours", {"neighbours"}),
         ("free", {"iota", "count"}),
     ):
         if name in names:
@@ -164,6 +168,8 @@ def fuse(graph: Graph, merge: bool = True, pooling: bool = True) -> Fusion:
         if kind == "contract":
             _refuse(f, node, "a product uses each element of its operands many times")
             _start(f, node, "contract")
+        elif kind == "neighbours":
+            _start(f, node, "neighbours")
         elif kind == "reduce":
             _join_reduction(f, node)
         elif kind == "call":
@@ -404,10 +410,10 @@ def _place_point(f: Fusion, node: Node) -> None:
 
 def _pooling_obstacle(f: Fusion, node: Node) -> str:
     """Return why pooling cannot be done on the tile of the convolution before it; an empty string means that it can."""
-    x, kernel = node.inputs[0], node.attrs["kernel"]
-    group = f.group_of.get(x)
     if node.opname not in POOLING:
         return "this one goes backwards"
+    x, kernel = node.inputs[0], node.attrs["kernel"]
+    group = f.group_of.get(x)
     if group is None or group.kind != "contract" or x.shape != group.shape:
         return "no product is right before it"
     (root,) = group.roots

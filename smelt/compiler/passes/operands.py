@@ -14,7 +14,7 @@ from smelt import ops
 from smelt.compiler.loops import Buffer
 from smelt.compiler.lower.tiles import choose_panel
 from smelt.compiler.passes.fuse import COPY
-from smelt.compiler.passes.layout import HWIO, HWOI, NHWC, Order, Storage, order_of
+from smelt.compiler.passes.layout import HWIO, HWOI, NHWC, Order, Storage, dense, order_of
 from smelt.compiler.passes.pairs import Pairing, dense_pairs, pairing
 from smelt.graph.graph import Node
 from smelt.ops.primitive import FLOAT32, Spec, is_half, short_dtype
@@ -35,8 +35,22 @@ class Operands:
 
     def prepare(self, node: Node) -> None:
         """Make sure that the kernel of ``node`` can read its operands."""
+        if node.opname in ("neighbours", "conv2d_winner_grad"):
+            self._dense_images(node)
+            return
         self._bring(node)
         self._cut_in_panels(node)
+
+    def _dense_images(self, node: Node) -> None:
+        """Let a kernel read images channels-last: without gaps within a line, and where it pools, without any."""
+        for i, x in enumerate(node.inputs):
+            x = self.assign.stored(x, node, i)
+            if x.opname == "neighbours":
+                continue
+            within = (1, 3) if node.opname == "neighbours" else (0, 1, 2, 3)
+            lies = zip(x.shape, self.p.storage[x].strides, dense(x.shape, NHWC), strict=True)
+            if any(d > 1 and s != t for axis, (d, s, t) in enumerate(lies) if axis in within):
+                self.reorder(node, i, NHWC)
 
     def _bring(self, node: Node) -> None:
         for i, x in enumerate(node.inputs):

@@ -117,7 +117,7 @@ def _choose_orders(f: Fusion, state_strides: dict[Node, tuple[int, ...] | None])
     for n in f.nodes:
         if n.opname in ("conv2d", "conv2d_input_grad"):
             _prefer_base(f, orders, n.inputs[1], HWIO)
-        if n.opname == "conv2d_weight_grad":
+        if n.opname in ("conv2d_weight_grad", "conv2d_winner_grad"):
             orders.prefer(n, HWIO)
         if n.opname == "matmul":
             rank = len(n.inputs[1].shape)
@@ -194,9 +194,9 @@ class Assign:
             self._updates.setdefault(node, []).append(state)
         for node in self.f.nodes:
             kind = self.f.kinds[node]
-            if kind == "contract":
+            if kind in ("contract", "neighbours"):
                 self.operands.prepare(node)
-            elif kind == "window" and self.f.group_of[node].kind == "map":
+            elif kind == "window" and self.f.group_of[node].kind == "map" and not self._turns(node):
                 for i, x in enumerate(node.inputs):
                     reader, j = (x, 0) if self.f.narrow(x) is not x else (node, i)
                     self.stored(reader.inputs[j], reader, j)
@@ -213,6 +213,10 @@ class Assign:
                 self._computed(node)
         for node in {**self._outputs, **self._updates}:
             self._deliver(node)
+
+    def _turns(self, node: Node) -> bool:
+        """Return whether the kernel of a node transposes what it reads."""
+        return node.opname == "won" and len(self.f.group_of[node].nodes) == 1
 
     # --- places ------------------------------------------------------------------------------------------------
 
