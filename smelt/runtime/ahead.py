@@ -98,14 +98,14 @@ class QueuedExecutable(Executable):
         if pending.jobs:
             pending.drop_phantoms()
             pending.settle_but(STEPS_AHEAD)
-        if not self._owned:
-            for array in arrays:
-                pending.settle(array)
-            arrays = [a.copy() for a in arrays]
+        for array in () if self._owned else arrays:
+            pending.settle(array)
         try:
             frame = self._free.get_nowait()
         except queue.Empty:
             frame = self._another_frame()
+        if not self._owned:
+            arrays = frame.copied(arrays)
         whole = self._fill(frame, arrays, rows)
         outputs = whole if rows == self.capacity else self._cut(list(whole), rows)
         release = functools.partial(self._release, frame, arrays, whole)

@@ -33,7 +33,7 @@ _empty = np.empty
 class Frame:
     """What one call at a time needs for itself: its arena, and the record it passes to native code."""
 
-    __slots__ = ("__weakref__", "address", "arena", "states", "table", "words")
+    __slots__ = ("__weakref__", "address", "arena", "copies", "states", "table", "words")
 
     def __init__(self, count: int, arena: np.ndarray) -> None:
         self.arena = arena
@@ -41,7 +41,20 @@ class Frame:
         self.words = memoryview(self.table)  # type: ignore[arg-type]
         self.address = self.table.ctypes.data
         self.states: list[np.ndarray] | None = None  # those its table points to
+        self.copies: list[np.ndarray] = []  # of what the last call was given, where it outlives the call
         self.words[_HEAD + CTX_ARENA // 8] = self.arena.ctypes.data
+
+    def copied(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return copies of arrays that last until the next call of this.
+
+        In the memory of the last ones: giving back as much as a batch takes, and its pages anew, costs ten times a copy.
+        """
+        if [a.shape for a in arrays] != [c.shape for c in self.copies]:
+            self.copies = [a.copy() for a in arrays]
+        else:
+            for copy, array in zip(self.copies, arrays, strict=True):
+                np.copyto(copy, array)
+        return self.copies
 
 
 class Executable:
