@@ -97,7 +97,8 @@ class Builder:
 
     def load(self, buffer: Buffer, index: AnyIndex, lanes: int = 1, step: int = 1) -> Value:
         """Load ``lanes`` elements ``step`` apart; step 0 loads one and repeats it."""
-        self.reads.add(buffer)
+        if buffer.kind != "local":
+            self.reads.add(buffer)
         if lanes > 1 and step == 0:
             return self.splat(self.load(buffer, index), lanes)
         out = self.value(buffer.dtype, lanes)
@@ -123,7 +124,8 @@ class Builder:
 
     def store(self, buffer: Buffer, index: AnyIndex, value: Value, step: int = 1) -> None:
         """Store the lanes ``step`` elements apart."""
-        self.writes.add(buffer)
+        if buffer.kind != "local":
+            self.writes.add(buffer)
         self._stack[-1].append(Instr("store", None, (value,), (buffer, as_index(index), step)))
 
     def call(self, name: str, slot: int, python: bool, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:

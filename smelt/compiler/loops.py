@@ -80,10 +80,10 @@ def as_index(value: AnyIndex) -> Index:
 
 @dataclass(eq=False, slots=True)
 class Buffer:
-    """Memory a kernel reads or writes: ``kind`` is input, output, state, constant or arena.
+    """Memory a kernel reads or writes: ``kind`` is input, output, state, constant, arena or local.
 
     ``slot`` numbers inputs, outputs, states and constants in the pointer table; ``offset`` is the byte position of
-    an arena buffer, set by the memory plan. One with a ``border`` is zero before the first run, and nobody writes that
+    an arena buffer, set by the memory plan. One that is local lies on the stack of the thread that runs the kernel. One with a ``border`` is zero before the first run, and nobody writes that
     border: its place serves only buffers with the same one.
 
     With ``turn``, kernels that take turns pass it on, so many rows of the batch at a time, of ``row`` elements each:

@@ -81,6 +81,7 @@ class _Function:
         self.scopes = [_Scope(vars={"lo", "hi", "n"})]
         self.names: dict[int, str] = {}
         self.buffers: dict[Buffer, str] = {}  # the parameter of each, in the order of first use
+        self.locals: dict[Buffer, str] = {}
         self.int = f"i{8 * module.isa.pointer_bytes}"  # of indices
         self.known: dict[str, int] = {}  # integer variables that are constants
         if module.rows:
@@ -96,7 +97,10 @@ class _Function:
         if not self.module.rows:
             buffers = ["ptr noalias %ctx", "i64 %lo", "i64 %hi", *buffers]
         head = f"({', '.join(buffers)}) {self.module.attributes}{{\nentry:"
-        return "\n".join([head, *lines, "  ret void", "}"])
+        scratch = [
+            f"  {name} = alloca [{buffer.size} x {MEMORY[buffer.dtype]}], align 64" for buffer, name in self.locals.items()
+        ]
+        return "\n".join([head, *scratch, *lines, "  ret void", "}"])
 
     # --- integers and addresses --------------------------------------------------------------------------------
 
@@ -184,7 +188,10 @@ class _Function:
     def address(self, buffer: Buffer, index: Index) -> str:
         """Return a pointer; everything that does not vary in the inner loops is added outside of them."""
         element, index = MEMORY[buffer.dtype], self._fold(index)
-        pointer = self.buffers.setdefault(buffer, f"%m{len(self.buffers)}.")
+        if buffer.kind == "local":
+            pointer = self.locals.setdefault(buffer, f"%local{len(self.locals)}")
+        else:
+            pointer = self.buffers.setdefault(buffer, f"%m{len(self.buffers)}.")
         for depth, name, coef in self._sorted_terms(index):
             offset = self._multiple(depth, name, coef)
             pointer = self._once(

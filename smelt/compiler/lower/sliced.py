@@ -21,6 +21,7 @@ from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
 from smelt.compiler.lower.parts import Part
 from smelt.compiler.lower.sums import SLICES, Sums, slices
 from smelt.compiler.lower.tiles import Tile
+from smelt.compiler.lower.winograd import lower_winograd
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
@@ -132,6 +133,8 @@ def _slices(p: Part) -> int:
 
 def lower_contract(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:
     """Return the kernels of a contract group and the nodes they load."""
+    if group.roots[0].opname == "conv2d_winograd":
+        return lower_winograd(plan, group, isa, name)
     lowering = SlicedLowering(plan, group, isa, name)
     kernels, used = lowering.kernels()
     kernels[-1].sweep = lowering.sweep

@@ -43,7 +43,10 @@ COPY = Copy()
 
 
 def kind_of(node: Node) -> str:
-    """Return leaf, number, view, point, window, reduce, contract, region, call or free (computed where it is used)."""
+    """Return leaf, number, view, point, window, reduce, contract, winograd_weights, region, call or free.
+
+    What is free is computed where it is used.
+    """
     name = node.opname
     if node.op is None:
         return "number" if node.kind == "constant" and node.value is not None and node.value.ndim == 0 else "leaf"
@@ -53,7 +56,8 @@ def kind_of(node: Node) -> str:
         return "call"
     for kind, names in (
         ("view", VIEWS),
-        ("contract", CONTRACTIONS),
+        ("contract", (*CONTRACTIONS, "conv2d_winograd")),
+        ("winograd_weights", ("winograd_weights",)),
         ("reduce", REDUCTIONS),
         ("window", WINDOWS),
         ("region", REGIONS),
@@ -161,9 +165,9 @@ def fuse(graph: Graph, merge: bool = True, pooling: bool = True) -> Fusion:
         if kind != "point":
             for i in node.inputs:
                 _settle(f, i)
-        if kind == "contract":
+        if kind in ("contract", "winograd_weights"):
             _refuse(f, node, "a product uses each element of its operands many times")
-            _start(f, node, "contract")
+            _start(f, node, kind)
         elif kind == "reduce":
             _join_reduction(f, node)
         elif kind == "call":
@@ -411,7 +415,8 @@ def _pooling_obstacle(f: Fusion, node: Node) -> str:
     if group is None or group.kind != "contract" or x.shape != group.shape:
         return "no product is right before it"
     (root,) = group.roots
-    if root.opname != "conv2d" or root.attrs["groups"] != 1 or f.group_of.get(root) is not group:
+    dense = root.opname == "conv2d_winograd" or (root.opname == "conv2d" and root.attrs["groups"] == 1)
+    if not dense or f.group_of.get(root) is not group:
         return "no dense convolution is before it"
     if node.attrs["stride"] != kernel:
         return "its windows overlap or leave gaps"
@@ -428,7 +433,7 @@ def needs_storage(f: Fusion, node: Node) -> bool:
         return True
     group = f.group_of[node]
     for c in f.consumers[node]:
-        if f.kinds[c] in ("view", "region", "contract"):
+        if f.kinds[c] in ("view", "region", "contract", "winograd_weights"):
             return True
         if f.group_of.get(c) is not group:
             return True
