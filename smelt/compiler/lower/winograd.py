@@ -11,8 +11,9 @@ from __future__ import annotations
 from smelt.compiler.builder import Builder
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import Buffer, Index, Kernel, Range, Value, var
+from smelt.compiler.lower.ahead import FAR_BYTES, ask_for_what_follows
 from smelt.compiler.lower.contract import ContractLowering
-from smelt.compiler.lower.evaluate import Evaluator
+from smelt.compiler.lower.evaluate import Evaluator, Point
 from smelt.compiler.lower.microkernel import accumulate
 from smelt.compiler.lower.parts import Part
 from smelt.compiler.lower.patches import FREQUENCIES, choose_block, shared_images
@@ -115,6 +116,7 @@ class WinogradLowering(ContractLowering):
         stride = self.product.size // FREQUENCIES
         with self.b.loop("c", 0, self.p.extent["c"], wide) as c:
             with self.b.loop("f", 0, FREQUENCIES) as f:
+                self._ask_ahead(here, c, f)
                 sums = accumulate(self.b, self.q, {"f": f, "c": c}, rows, widths)
                 for i, value in enumerate(sums):
                     self.b.store(self.product, f * stride + i * vl, value)
@@ -143,6 +145,32 @@ class WinogradLowering(ContractLowering):
                     for j, value in enumerate(_image([line[i] for line in columns], b)):
                         b.store(self.frequencies, to + (i * PATCH + j) * stride, value)
                 kept[:] = [*columns[2], *columns[3]]
+
+    def _ask_ahead(self, at: At, c: Index, f: Index) -> None:
+        """Ask in each frequency for a share of what the transforms read next, in this image and in the next one.
+
+        Products take longest, and few loads: what arrives meanwhile would be waited for otherwise.
+        """
+        p, b, block = self.p, self.b, self.block
+        width, count = TILE * block.wide, TILE * TILE * block.patches // FREQUENCIES
+        if not count or width % count:
+            return
+        line = b.let("line", "muldiv", f, count, width)
+        column = f * count + line * -width
+        pixels = [(at["y"] * TILE + line, at["x"] * TILE + (column + i)) for i in range(count)]
+        lanes = [c + v * self.vl for v in range(block.vectors)]
+        points = [Point((at["n"], lane, y, x), p.lane_axis, self.vl) for y, x in pixels for lane in lanes]
+        ask_for_what_follows(b, self.plan, self.group, points)
+        for _, storage in self.stores:
+            if storage.buffer.nbytes >= FAR_BYTES and storage.pair is None and not p.window:
+                for point in points:
+                    b.prefetch(storage.buffer, self.e.offset(storage, point.coords))
+        _, down, right = p.a.strides[1:]
+        if p.extent["n"] > 1 and p.a.buffer.nbytes >= FAR_BYTES and self.q.extent["ic"] == p.extent["c"]:
+            for y, x in pixels:
+                first = (at["n"] + 1) * p.a.strides[0] + (y + 1) * down + (x + 1) * right + p.a.offset
+                for lane in lanes:
+                    b.prefetch(p.a.buffer, first + lane)
 
     def _transform_products(self, at: At) -> None:
         """Make 2 x 2 pixels of the result of each patch's products, and what follows."""
