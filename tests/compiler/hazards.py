@@ -5,7 +5,7 @@ say of kernels (``reads``, ``writes``, ``aligned``): the elements come from the 
 
 Reported: an element that one thread writes and another touches in the same phase; an access outside of its buffer, or
 of the rows the caller's array has; a read of arena bytes that no kernel wrote for this buffer before (for what each
-thread has a place of its own for: in the same turn); borders zeroed once that do not stay zero; elements of outputs and
+thread has a place of its own for: in the same turn; for what lies on its stack: in the same kernel); borders zeroed once that do not stay zero; elements of outputs and
 updated state that stay unwritten.
 """
 
@@ -236,6 +236,10 @@ def _touched(units: Units, rows: int, problems: list[str], thread: int, places: 
     for kernel, lo, hi in units:
         if lo < hi:
             touched = _Walk(kernel, lo, hi, rows).touched()
+            for buffer in [b for b in {**touched.reads, **touched.writes} if b.kind == "local"]:
+                read, wrote = (masks.pop(buffer, np.False_) for masks in (touched.reads, touched.writes))
+                if (read & ~wrote).any():
+                    touched.problems.append(f"{kernel.name} reads of {buffer.name} what it does not write")
             for masks in (touched.reads, touched.writes):
                 for buffer in [b for b in masks if b.turn]:
                     of_turn, first = places.of_turn(buffer, thread, _first_row(kernel, lo, rows))

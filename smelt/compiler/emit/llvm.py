@@ -98,7 +98,8 @@ class _Function:
             buffers = ["ptr noalias %ctx", "i64 %lo", "i64 %hi", *buffers]
         head = f"({', '.join(buffers)}) {self.module.attributes}{{\nentry:"
         scratch = [
-            f"  {name} = alloca [{buffer.size} x {MEMORY[buffer.dtype]}], align 64" for buffer, name in self.locals.items()
+            f"  {name} = alloca [{buffer.size} x {MEMORY[buffer.dtype]}], align 64"
+            for buffer, name in self.locals.items()
         ]
         return "\n".join([head, *scratch, *lines, "  ret void", "}"])
 

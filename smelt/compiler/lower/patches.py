@@ -1,6 +1,6 @@
 """Choose how many patches of an image Winograd's convolution works on at a time, and whether it is worth it.
 
-In: the sizes of a convolution and a processor. Out: a :class:`Block`, or that a direct convolution is faster. The cost
+In: the sizes of a convolution and a processor. Out: a :class:`Block`, or why a direct convolution is faster. The cost
 model counts slots of a vector multiply-add; additions take their own, and a store of a vector takes two.
 """
 
@@ -20,8 +20,9 @@ STORE = 2.0  # of a vector
 LATENCY = 4.0  # until the result of a multiply-add can be added to
 INPUT = FREQUENCIES * STORE  # of a vector of channels of a patch: its stores
 OUTPUT = FREQUENCIES * STORE + 24 + FREQUENCIES / 2  # of a vector of channels of a tile: stores, additions, loads
-NEAR_BYTES, NEAR, FAR = 1 << 19, 2.0, 8.0  # to read a vector of weights from the second-level cache, or from farther
+READ = ((1 << 19, 2.0), (1 << 23, 4.0), (1 << 62, 16.0))  # a vector of so many bytes of weights: of L2, L3, or memory
 SHARES = 4  # equal ones of a single sample, for as many threads as that divides into
+WIDE = 64  # bytes of a vector from which on this is measured
 GAIN = 0.9  # of a direct convolution's time, at most
 
 
@@ -61,7 +62,7 @@ def _blocks(channels: int, out: int, high: int, wide: int, shared: int, isa: Isa
     """
     lanes = isa.lanes("f32")
     vectors = out // lanes
-    weights = NEAR if FREQUENCIES * channels * out * 4 <= NEAR_BYTES else FAR
+    weights = next(slots for size, slots in READ if FREQUENCIES * channels * out * 4 <= size)
     found = []
     for v in _divisors(vectors):
         for w in _divisors(wide):
@@ -85,18 +86,31 @@ def _divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-def saves(images: int, channels: int, out: int, height: int, width: int, batch: bool, isa: Isa) -> bool:
-    """Return whether such a convolution of 3 x 3 is estimated to be faster by Winograd's products."""
+def winning(isa: Isa) -> bool:
+    """Return whether a processor is of a kind that this was measured on, and code for it is not to be small."""
+    return isa.vector_bytes >= WIDE and not isa.serial
+
+
+def obstacle(channels: int, out: int, height: int, width: int, isa: Isa) -> str:
+    """Return why a convolution of 3 x 3 with such results is not faster by Winograd's products; empty when it is.
+
+    The number of images does not matter: the bits of a sample do not depend on the batch it is in.
+    """
     lanes = isa.lanes("f32")
-    if isa.serial or isa.vector_bytes < 64 or min(images, channels, out, height, width) < 1:
-        return False
-    if channels % lanes or out % lanes or height % TILE or width % TILE:
-        return False
-    blocks = _blocks(channels, out, height // TILE, width // TILE, shared_images(images, batch), isa)
-    if not blocks:
-        return False
+    if not winning(isa):
+        return "the processor's vectors are short"
+    if min(channels, out, height, width) < 1:
+        return "there is nothing to compute"
+    if channels % lanes or out % lanes:
+        return f"channels are no multiple of {lanes}"
+    if height % TILE or width % TILE:
+        return "the result is not even"
     direct = 9 * channels * (out // lanes) * height * width * (1 + LOAD)
-    return blocks[0][0] <= GAIN * direct
+    for images in (0, 1):
+        blocks = _blocks(channels, out, height // TILE, width // TILE, images, isa)
+        if not blocks or blocks[0][0] > GAIN * direct:
+            return "transforms and larger weights would cost more than it saves"
+    return ""
 
 
 def shared_images(images: int, batch: bool) -> int:

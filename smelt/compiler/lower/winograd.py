@@ -153,7 +153,8 @@ class WinogradLowering(ContractLowering):
         """
         p, b, block = self.p, self.b, self.block
         width, count = TILE * block.wide, TILE * TILE * block.patches // FREQUENCIES
-        if not count or width % count:
+        far = [b for b in (p.a.buffer, *(s.buffer for _, s in self.stores)) if b.nbytes >= FAR_BYTES]
+        if not far or not count or width % count:
             return
         line = b.let("line", "muldiv", f, count, width)
         column = f * count + line * -width

@@ -119,6 +119,8 @@ def _choose_orders(f: Fusion, state_strides: dict[Node, tuple[int, ...] | None])
             _prefer_base(f, orders, n.inputs[1], HWIO)
         if n.opname == "winograd_weights":
             _prefer_base(f, orders, n.inputs[0], HWIO)
+        if n.opname == "conv2d_winograd":
+            _prefer_base(f, orders, n.inputs[0], NHWC)
         if n.opname == "conv2d_weight_grad":
             orders.prefer(n, HWIO)
         if n.opname == "matmul":

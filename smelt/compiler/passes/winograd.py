@@ -7,10 +7,10 @@ gradient of the images is such a convolution too. A model of cycles decides (:mo
 from __future__ import annotations
 
 from smelt.compiler.isa import Isa
-from smelt.compiler.lower.patches import saves
+from smelt.compiler.lower.patches import obstacle, winning
 from smelt.graph.graph import Graph, Node
 from smelt.ops.primitive import FLOAT32, Primitive, Spec
-from smelt.ops.winograd import PATCH, conv2d_winograd, winograd_weights
+from smelt.ops.winograd import conv2d_winograd, winograd_weights
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -23,7 +23,7 @@ def by_winograd(graph: Graph, isa: Isa) -> Graph:
         inputs = tuple(new[id(i)] for i in node.inputs)
         same = all(a is b for a, b in zip(inputs, node.inputs, strict=True))
         padding = _padding(node)
-        if padding is not None and saves(*_sizes(node), isa):
+        if padding is not None and not _obstacle(node, isa):
             x, w = inputs
             flip = node.opname == "conv2d_input_grad"
             key = (id(w), flip)
@@ -38,7 +38,9 @@ def by_winograd(graph: Graph, isa: Isa) -> Graph:
     return out
 
 
-def _made(node: Node, op: Primitive | None, inputs: tuple[Node, ...], spec: Spec | None = None, **attrs: object) -> Node:
+def _made(
+    node: Node, op: Primitive | None, inputs: tuple[Node, ...], spec: Spec | None = None, **attrs: object
+) -> Node:
     assert op is not None
     spec = spec or op.infer(*(i.spec for i in inputs), **attrs)
     return Node("op", spec, op, inputs, attrs, line=node.line, layer=node.layer)
@@ -60,7 +62,11 @@ def _padding(node: Node) -> Padding | None:
     return ((top, bottom), (left, right)) if min(top, left, bottom, right) >= 0 else None
 
 
-def _sizes(node: Node) -> tuple[int, int, int, int, int, bool]:
-    """Return the images, the channels in and out, the height and width of the result, and whether it is a batch."""
-    n, c, h, w = node.shape
-    return n, node.inputs[0].shape[1], c, h, w, node.spec.rows is not None
+def why_direct(node: Node, isa: Isa) -> str:
+    """Return why a dense convolution of 3 x 3 is not rewritten for a processor where others are, to be told."""
+    return _obstacle(node, isa) if winning(isa) and _padding(node) is not None else ""
+
+
+def _obstacle(node: Node, isa: Isa) -> str:
+    _, out, height, width = node.shape
+    return obstacle(node.inputs[0].shape[1], out, height, width, isa)
