@@ -70,7 +70,7 @@ class Conv2dWinograd(Primitive):
         return np.ascontiguousarray(y.transpose(0, 1, 2, 4, 3, 5)).reshape(n, -1, th * TILE, tw * TILE)
 
     def macs(self, specs: tuple[Spec, ...], out: Spec, attrs: dict[str, Any]) -> int:
-        """Return the multiply-accumulates of the convolution as it is written, which is what networks are compared by."""
+        """Return the multiply-accumulates of the convolution as it is written, by which networks are compared."""
         return out.size * specs[0].shape[1] * 9
 
 

@@ -5,8 +5,8 @@ say of kernels (``reads``, ``writes``, ``aligned``): the elements come from the 
 
 Reported: an element that one thread writes and another touches in the same phase; an access outside of its buffer, or
 of the rows the caller's array has; a read of arena bytes that no kernel wrote for this buffer before (for what each
-thread has a place of its own for: in the same turn; for what lies on its stack: in the same kernel); borders zeroed once that do not stay zero; elements of outputs and
-updated state that stay unwritten.
+thread has a place of its own for: in the same turn; for what lies on its stack: in the same kernel); borders zeroed
+once that do not stay zero; elements of outputs and updated state that stay unwritten.
 """
 
 from __future__ import annotations

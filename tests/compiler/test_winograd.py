@@ -110,6 +110,22 @@ def test_compiled_values_and_gradients(size: str) -> None:
     assert sum("conv2d_winograd" in k.name for k in compiled.lowered().kernels) == 1 + gradient_too
 
 
+@wide
+@pytest.mark.parametrize("images", [1, 2])
+def test_samples_of_several_images(images: int) -> None:
+    *_, padding = arrays("square")
+    weights = smelt.Parameter(arrays("square")[1])
+    x = np.random.default_rng(4).normal(size=(7, images * 16, 8, 8)).astype(np.float32)
+
+    def f(x: Tensor) -> Tensor:
+        return conv(x.reshape(-1, 16, 8, 8), weights, padding).relu().reshape(-1, images, 16, 8, 8)
+
+    compiled = smelt.compile(f)
+    for rows in (7, 7, 3, 1):
+        close(compiled(x[:rows]).numpy(), f(Tensor(x[:rows])).numpy())
+    assert "conv2d_winograd" in str(compiled.lowered().text())
+
+
 def network() -> nn.Sequential:
     """Return one with all that may follow a convolution: folded normalization, addition, activation, pooling."""
     smelt.seed(1)

@@ -45,11 +45,11 @@ class WinogradLowering(ContractLowering):
         """Return the kernel and the nodes it loads."""
         image, weights = (self.plan.operand(self.root, i) for i in (0, 1))
         images, out, height, width = self.root.shape
-        channels, rows = image.shape[1], image.spec.rows
+        channels, rows = image.shape[1], self.root.spec.rows
         shared = shared_images(images, rows is not None)
         lines, across = height // TILE, width // TILE
         self.block = choose_block(channels, out, lines, across, shared, self.isa, self.group.rank)
-        self.p = _pixels(self.plan.storage[image], self.plan.storage[weights], self.root, rows is not None)
+        self.p = _pixels(self.plan.storage[image], self.plan.storage[weights], self.root)
         self.p.window = tuple(zip(("wy", "wx"), self.group.window, strict=True)) if self.group.window != (1, 1) else ()
         self.parts = [self.p]
         self.q = self._products(channels, out)
@@ -86,10 +86,10 @@ class WinogradLowering(ContractLowering):
     def _by_image(self, lines: int, parts: int) -> Range:
         """Share the images of a batch."""
         self.b.choose("shared", "samples")
-        with self.b.loop("row", var("lo"), var("hi")) as row:
-            with self.b.loop("line", 0, lines) as line, self.b.loop("part", 0, parts) as part:
-                self._block({"n": row, "line": line, "part": part})
-        return Range(per=1)
+        loop = self.b.loop
+        with loop("row", var("lo"), var("hi")) as n, loop("line", 0, lines) as line, loop("part", 0, parts) as part:
+            self._block({"n": n, "line": line, "part": part})
+        return Range(per=self.p.batch["n"])
 
     def _by_blocks(self, lines: int, parts: int) -> Range:
         """Share the blocks of all images; those of a batch of a few at the same place are one unit."""
@@ -126,8 +126,8 @@ class WinogradLowering(ContractLowering):
         """Transform a line of patches after the other; of each patch, half the columns are those of the one before."""
         b, p, block = self.b, self.p, self.block
         start = Index(p.a.offset)
-        for name, i in at.items():
-            start = start + i * p.a_stride[name]
+        for name, index in at.items():
+            start = start + index * p.a_stride[name]
         down, right = p.a.strides[2], p.a.strides[3]
         stride = self.frequencies.size // FREQUENCIES
 
@@ -178,30 +178,30 @@ class WinogradLowering(ContractLowering):
         b, p, vl, vectors = self.b, self.p, self.vl, self.block.vectors
         stride = self.product.size // FREQUENCIES
         pixels = [[("wy", i), ("wx", j)] for i in range(TILE) for j in range(TILE)]
-        with b.loop("h", 0, self.block.high) as h, b.loop("w", 0, self.block.wide) as w:
-            with b.loop("v", 0, vectors * vl, vl) as v:
-                first = h * (self.block.wide * vectors * vl) + w * (vectors * vl) + v
-                columns = []
-                for j in range(PATCH):
-                    column = [b.load(self.product, first + (i * PATCH + j) * stride, vl) for i in range(PATCH)]
-                    columns.append(_result(column, b))
-                values = [y for i in range(TILE) for y in _result([column[i] for column in columns], b)]
-                here = {"n": at["n"], "y": at["y"] + h, "x": at["x"] + w, "c": at["c"] + v}
-                if p.window:
-                    self._finish_pooled(p, here, [[]], pixels, [(0, vl)], values)
-                else:
-                    self._finish(p, here, pixels, [(0, vl)], values)
+        high, wide = self.block.high, self.block.wide
+        with b.loop("h", 0, high) as h, b.loop("w", 0, wide) as w, b.loop("v", 0, vectors * vl, vl) as v:
+            first = h * (wide * vectors * vl) + w * (vectors * vl) + v
+            columns = []
+            for j in range(PATCH):
+                column = [b.load(self.product, first + (i * PATCH + j) * stride, vl) for i in range(PATCH)]
+                columns.append(_result(column, b))
+            values = [y for i in range(TILE) for y in _result([column[i] for column in columns], b)]
+            here = {"n": at["n"], "y": at["y"] + h, "x": at["x"] + w, "c": at["c"] + v}
+            if p.window:
+                self._finish_pooled(p, here, [[]], pixels, [(0, vl)], values)
+            else:
+                self._finish(p, here, pixels, [(0, vl)], values)
 
 
-def _pixels(image: Storage, weights: Storage, root: Node, batch: bool) -> Part:
+def _pixels(image: Storage, weights: Storage, root: Node) -> Part:
     """Describe the result: rows are patches of the image, each of which becomes 2 x 2 pixels."""
     n, c, height, width = root.shape
     extent = {"n": n, "y": height // TILE, "x": width // TILE, "c": c}
     strides = {"n": image.strides[0], "y": image.strides[2] * TILE, "x": image.strides[3] * TILE}
     out = (var("n"), var("c"), var("y") * TILE + var("wy"), var("x") * TILE + var("wx"))
     pooled = (var("n"), var("c"), var("y"), var("x"))
-    rows = {"n": 1} if batch else {}
-    return Part(image, weights, [], ["n", "y", "x"], [], "c", extent, strides, {}, out, 1, rows, pooled=pooled)
+    batch = {"n": root.spec.rows.per} if root.spec.rows is not None else {}
+    return Part(image, weights, [], ["n", "y", "x"], [], "c", extent, strides, {}, out, 1, batch, pooled=pooled)
 
 
 def _image(d: Line, b: Builder) -> Line:
