@@ -126,6 +126,22 @@ def test_samples_of_several_images(images: int) -> None:
     assert "conv2d_winograd" in str(compiled.lowered().text())
 
 
+@wide
+@pytest.mark.parametrize("window", [(2, 2), (1, 2), (2, 1), (4, 1), (1, 4), (4, 4)])
+def test_pooling_behind_it(window: tuple[int, int]) -> None:
+    x, w, padding = arrays("square")
+    weights = smelt.Parameter(w)
+
+    def f(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = conv(x, weights, padding).relu()
+        return y, nn.functional.max_pool2d(y, window)
+
+    compiled = smelt.compile(f)
+    for have, want in zip(compiled(x), f(Tensor(x)), strict=True):
+        close(have.numpy(), want.numpy())
+    assert "conv2d_winograd" in str(compiled.lowered().text())
+
+
 def network() -> nn.Sequential:
     """Return one with all that may follow a convolution: folded normalization, addition, activation, pooling."""
     smelt.seed(1)

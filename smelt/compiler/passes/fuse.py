@@ -16,6 +16,7 @@ from smelt.ops.contraction import CONTRACTIONS
 from smelt.ops.custom import Custom
 from smelt.ops.elementwise import Elementwise
 from smelt.ops.primitive import FLOAT32, Primitive, Rows, Shape, Spec, is_half
+from smelt.ops.winograd import TILE
 
 VIEWS = {"reshape", "permute", "broadcast_to", "slice"}
 REDUCTIONS = {"sum", "max", "argmax"}
@@ -420,6 +421,8 @@ def _pooling_obstacle(f: Fusion, node: Node) -> str:
         return "no dense convolution is before it"
     if node.attrs["stride"] != kernel:
         return "its windows overlap or leave gaps"
+    if root.opname == "conv2d_winograd" and kernel != (TILE, TILE):
+        return "its windows are not what a patch becomes"
     if any(d % k for d, k in zip(x.shape[2:], kernel, strict=True)):
         return "its windows leave a margin"
     if kernel[0] * kernel[1] > MOST_POOLED or group.window not in ((1, 1), kernel):
