@@ -37,8 +37,13 @@ from smelt.graph.graph import Graph, Node, format_graph
 from smelt.ops.custom import Custom
 
 Ranks = dict[int, int]  # of the tiles of contractions, by the group's number; 0 is the cost model's first choice
-_LOWER = {"map": lower_map, "reduce": lower_reduce, "contract": lower_contract, "call": lower_call}
-_LOWER["winograd_weights"] = lower_winograd_weights
+_LOWER = {
+    "map": lower_map,
+    "reduce": lower_reduce,
+    "contract": lower_contract,
+    "winograd_weights": lower_winograd_weights,
+    "call": lower_call,
+}
 
 
 @dataclass(repr=False)
