@@ -84,7 +84,8 @@ class Buffer:
 
     ``slot`` numbers inputs, outputs, states and constants in the pointer table; ``offset`` is the byte position of
     an arena buffer, set by the memory plan. One with a ``border`` is zero before the first run, and nobody writes that
-    border: its place serves only buffers with the same one.
+    border: its place serves only buffers with the same one. One that is local lies on the stack of whichever thread
+    runs the kernel; it is in no kernel's ``reads`` or ``writes``.
 
     With ``turn``, kernels that take turns pass it on, so many rows of the batch at a time, of ``row`` elements each:
     every thread then has a place of its own, for those rows alone, and ``offset`` counts from where its places begin.

@@ -23,6 +23,7 @@ from smelt.compiler.lower.map import lower_fill, lower_map
 from smelt.compiler.lower.reduce import lower_reduce
 from smelt.compiler.lower.serial import lower_serial_contract
 from smelt.compiler.lower.winners import lower_contract, lower_neighbours
+from smelt.compiler.lower.winograd import lower_winograd_weights
 from smelt.compiler.passes.bands import runs, takes_turns
 from smelt.compiler.passes.clip import clip_padding
 from smelt.compiler.passes.fuse import Group, fuse
@@ -32,12 +33,19 @@ from smelt.compiler.passes.schedule import Task, schedule
 from smelt.compiler.passes.simplify import simplify
 from smelt.compiler.passes.storage import Plan, plan_storage
 from smelt.compiler.passes.winners import read_winners
+from smelt.compiler.passes.winograd import by_winograd
 from smelt.graph.graph import Graph, Node, format_graph
 from smelt.ops.custom import Custom
 
 Ranks = dict[int, int]  # of the tiles of contractions, by the group's number; 0 is the cost model's first choice
-_LOWER = {"map": lower_map, "reduce": lower_reduce, "contract": lower_contract, "call": lower_call}
-_LOWER |= {"neighbours": lower_neighbours}
+_LOWER = {
+    "map": lower_map,
+    "reduce": lower_reduce,
+    "contract": lower_contract,
+    "winograd_weights": lower_winograd_weights,
+    "neighbours": lower_neighbours,
+    "call": lower_call,
+}
 
 
 @dataclass(repr=False)
@@ -173,7 +181,7 @@ def kernels_of(
     ranks: Ranks | None = None,
 ) -> Made:
     """Return the kernels of a graph, not yet in order."""
-    simple = simplify(graph, pairs=isa.bf16)
+    simple = simplify(by_winograd(graph, isa), pairs=isa.bf16)
     if isa.serial:
         simple = clip_padding(simple)
     elif isa.picks and fused:

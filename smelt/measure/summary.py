@@ -231,7 +231,7 @@ def _traced(model: Module, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[n
 
 def planned_bytes(graph: Graph) -> int:
     """Return the bytes of the arena in which ``model.compile()`` would run a forward graph on this processor."""
-    frozen = freeze(graph).graph
+    frozen = freeze(graph, isa=host()).graph
     return program.lower(frozen, None, host()).arena_bytes
 
 

@@ -47,7 +47,7 @@ class Frame:
     def copied(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return copies of arrays that last until the next call of this.
 
-        In the memory of the last ones: giving back as much as a batch takes, and its pages anew, costs ten times a copy.
+        In the memory of the last ones: to give that back and fault its pages in again costs ten times a copy.
         """
         if [a.shape for a in arrays] != [c.shape for c in self.copies]:
             self.copies = [a.copy() for a in arrays]

@@ -72,7 +72,7 @@ class _Form:
                 raise TraceError(at_user_line(f"{type(model).__name__}.compile: the forward pass returns no tensor"))
             graph = tracer.finish([tracer.lift(o) for o in outputs])
         self.tensors = [t for t, _ in tracer.state.values()]
-        return freeze(graph, self._half)
+        return freeze(graph, self._half, host())
 
     def weights(self, values: _Values) -> list[np.ndarray]:
         """Return the folded weights, lying as the program expects."""

@@ -5,8 +5,8 @@ say of kernels (``reads``, ``writes``, ``aligned``): the elements come from the 
 
 Reported: an element that one thread writes and another touches in the same phase; an access outside of its buffer, or
 of the rows the caller's array has; a read of arena bytes that no kernel wrote for this buffer before (for what each
-thread has a place of its own for: in the same turn); borders zeroed once that do not stay zero; elements of outputs and
-updated state that stay unwritten.
+thread has a place of its own for: in the same turn; for what lies on its stack: in the same kernel); borders zeroed
+once that do not stay zero; elements of outputs and updated state that stay unwritten.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ class _Walk:
         self.numbers = {"lo": lo, "hi": hi, "n": rows}
         self.ranges: dict[str, range] = {}
         self.found: dict[tuple, set[int]] = defaultdict(set)  # (buffer, write, loops, lanes, step): constants
-        self.local: tuple[dict[Buffer, Mask], ...] = ({}, {})  # what is read, and written, of the kernel's own
         self._walk(kernel.body)
 
     def _number(self, index: Index) -> int:
@@ -95,12 +94,7 @@ class _Walk:
                 out.problems.append(f"{self.kernel.name} {kind} {buffer.name}[{at[0]}..{at[-1]}] of {buffer.size}")
                 at = at[(at >= 0) & (at < buffer.size)]
             masks = out.writes if write else out.reads
-            if buffer.kind == "local":
-                masks = self.local[write]
             masks.setdefault(buffer, np.zeros(buffer.size, bool))[at] = True
-        for buffer, read in self.local[False].items():
-            if (read & ~self.local[True].get(buffer, False)).any():
-                out.problems.append(f"{self.kernel.name} reads {buffer.name}, which it did not write")
         return out
 
 
@@ -242,6 +236,10 @@ def _touched(units: Units, rows: int, problems: list[str], thread: int, places: 
     for kernel, lo, hi in units:
         if lo < hi:
             touched = _Walk(kernel, lo, hi, rows).touched()
+            for buffer in [b for b in {**touched.reads, **touched.writes} if b.kind == "local"]:
+                read, wrote = (masks.pop(buffer, np.False_) for masks in (touched.reads, touched.writes))
+                if (read & ~wrote).any():
+                    touched.problems.append(f"{kernel.name} reads of {buffer.name} what it does not write")
             for masks in (touched.reads, touched.writes):
                 for buffer in [b for b in masks if b.turn]:
                     of_turn, first = places.of_turn(buffer, thread, _first_row(kernel, lo, rows))

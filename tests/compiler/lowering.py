@@ -44,7 +44,7 @@ def inference(name: str, isa: str) -> Lowered:
     """Return a network of the zoo's kernels for one sample."""
     model, x = models.MODELS[name]().eval(), np.zeros((1, *models.INPUT_SHAPES[name]), np.float32)
     with smelt.no_grad():
-        graph = freeze(trace(lambda x: model(x), [x], rows=False)).graph
+        graph = freeze(trace(lambda x: model(x), [x], rows=False), isa=COUNTED[isa]).graph
     return program.lower(graph, None, COUNTED[isa])
 
 

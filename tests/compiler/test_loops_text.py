@@ -40,6 +40,12 @@ def test_loops_of_a_training_step_of_a_linear_classifier(golden: Golden) -> None
 
 
 def test_loops_of_a_convolution_with_pooling(golden: Golden) -> None:
+    model = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+    graph = trace(lambda x: model.eval()(x), [np.zeros((4, 8, 8, 8), np.float32)], name="forward")
+    golden("loops_conv_pool.txt", text(graph))
+
+
+def test_loops_of_a_convolution_by_winograd(golden: Golden) -> None:
     model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
     graph = trace(lambda x: model.eval()(x), [np.zeros((4, 16, 8, 8), np.float32)], name="forward")
-    golden("loops_conv_pool.txt", text(graph))
+    golden("loops_winograd.txt", text(graph))

@@ -101,7 +101,8 @@ def test_folded_parameters_are_those_of_the_frozen_graph() -> None:
     for model, shape in cases:
         fast = model.compile()
         fast(np.zeros((1, *shape), np.float32))
-        kept = sum(s.spec.size for s in fast.graph.states)
+        larger = {n.inputs[1] for n in fast.graph.nodes() if n.opname == "conv2d_winograd"}  # 16 numbers of 9
+        kept = sum(s.spec.size * 9 // 16 if s in larger else s.spec.size for s in fast.graph.states)
         counted = summary(model, shape, folded=True, plan=False)
         assert counted.folded and counted.parameters + counted.buffers == kept
 

@@ -26,6 +26,7 @@ from smelt.compiler.lower.tiles import DOT, MULTIPLY_ADD, Tile, choose_depthwise
 from smelt.compiler.passes.fuse import POOLING, Group
 from smelt.compiler.passes.operands import B_COLUMNS
 from smelt.compiler.passes.storage import Plan
+from smelt.compiler.passes.winograd import why_direct
 from smelt.graph.graph import Node
 from smelt.ops.primitive import short_dtype
 
@@ -247,7 +248,9 @@ class ContractLowering:
         high = f"{rows}" if window == 1 else f"{rows} windows of {window}"
         sums = f"vectors of {self.vl} sums" if self.vl > 1 else "sums"
         held = f"{rows * window * tile.vectors} of {self.isa.registers} registers"
-        self.b.choose("registers", f"{high} × {tile.vectors} {sums}, {held}")
+        why = why_direct(self.root, self.isa)
+        direct = f"; 36 products for 4 results, not Winograd's 16: {why}" if why else ""
+        self.b.choose("registers", f"{high} × {tile.vectors} {sums}, {held}{direct}")
 
     def _static_rows(self, p: Part, rows: list[str], at: dict[str, Index]) -> None:
         """Emit lane blocks, then loops over tiles of rows whose numbers are constants."""

@@ -16,6 +16,7 @@ from smelt.compiler.lower.microkernel import Ahead, Steps, Widths
 from smelt.compiler.lower.parts import Part
 from smelt.compiler.lower.sliced import SlicedLowering
 from smelt.compiler.lower.tiles import Tile
+from smelt.compiler.lower.winograd import lower_winograd
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.storage import Plan
 from smelt.compiler.passes.winners import BESIDE, LANES, WINNER_GRAD, reach, span
@@ -93,6 +94,8 @@ def _equal(size: int, most: int) -> int:
 def lower_contract(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:
     """Return the kernels of a contract group and the nodes they load."""
     (root,) = group.roots
+    if root.opname == "conv2d_winograd":
+        return lower_winograd(plan, group, isa, name)
     return (WinnersLowering if root.op is WINNER_GRAD else SlicedLowering)(plan, group, isa, name).kernels()
 
 

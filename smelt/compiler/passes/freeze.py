@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from smelt import ops
+from smelt.compiler.isa import Isa
 from smelt.compiler.passes.precision import round_activations
 from smelt.compiler.passes.simplify import Rewriter
+from smelt.compiler.passes.winograd import by_winograd
 from smelt.errors import TraceError
 from smelt.graph.graph import Graph, Node
 from smelt.graph.interpret import interpret
@@ -55,7 +57,7 @@ class _Freezer:
             for i in node.inputs:
                 self.uses[i] = self.uses.get(i, 0) + 1
 
-    def run(self, half: np.dtype | None) -> Frozen:
+    def run(self, half: np.dtype | None, isa: Isa | None) -> Frozen:
         """Return the two graphs."""
         for node in self.graph.nodes():
             self.r.line, self.r.layer = node.line, node.layer
@@ -63,6 +65,8 @@ class _Freezer:
         outputs = [self._value(n) for n in self.graph.outputs]
         if half is not None:
             outputs = self._rounded(outputs, half)
+        if isa is not None:
+            outputs = self._by_winograd(outputs, isa)
         frozen = self._split(outputs)
         return Frozen(frozen.weights, round_activations(frozen.graph))
 
@@ -165,6 +169,12 @@ class _Freezer:
                 made[node] = self.r.node(node.op, inputs, node.attrs, node.spec)
         return [made[n] for n in outputs]
 
+    def _by_winograd(self, outputs: list[Node], isa: Isa) -> list[Node]:
+        """Return the outputs of a graph whose convolutions are those a processor does best."""
+        graph = by_winograd(Graph("", outputs=outputs), isa)
+        self.known |= {n for n in graph.nodes() if n.opname == "winograd_weights" and n.inputs[0] in self.known}
+        return graph.outputs
+
     def _split(self, outputs: list[Node]) -> Frozen:
         """Cut between what is known beforehand and the rest: values of the one are states of the other."""
         graph = Graph(self.graph.name, self.graph.inputs, exact=self.graph.exact)
@@ -193,8 +203,10 @@ class _Freezer:
         return Frozen(weights, graph)
 
 
-def freeze(graph: Graph, half: np.dtype | None = None) -> Frozen:
+def freeze(graph: Graph, half: np.dtype | None = None, isa: Isa | None = None) -> Frozen:
     """Return a graph cut into its weights and the rest; contractions read ``half``, a 16-bit type, where it is given.
+
+    With an ``isa``, kernels of convolutions are transformed beforehand, where that makes them faster on it.
 
     Raises
     ------
@@ -206,4 +218,4 @@ def freeze(graph: Graph, half: np.dtype | None = None) -> Frozen:
         raise TraceError(
             f"{graph.name}: inference cannot change state, but this changes {state.name}; use model.eval()"
         )
-    return _Freezer(graph).run(half)
+    return _Freezer(graph).run(half, isa)

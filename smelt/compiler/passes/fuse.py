@@ -16,6 +16,7 @@ from smelt.ops.contraction import CONTRACTIONS
 from smelt.ops.custom import Custom
 from smelt.ops.elementwise import Elementwise
 from smelt.ops.primitive import FLOAT32, Primitive, Rows, Shape, Spec, is_half
+from smelt.ops.winograd import TILE
 
 VIEWS = {"reshape", "permute", "broadcast_to", "slice"}
 REDUCTIONS = {"sum", "max", "argmax"}
@@ -43,7 +44,7 @@ COPY = Copy()
 
 
 def kind_of(node: Node) -> str:
-    """Return leaf, number, view, point, window, reduce, contract, neighbours, region, call, or free.
+    """Return leaf, number, view, point, window, reduce, contract, weights, neighbours, region, call, or free.
 
     What is free is computed where it is used.
     """
@@ -56,7 +57,8 @@ def kind_of(node: Node) -> str:
         return "call"
     for kind, names in (
         ("view", VIEWS),
-        ("contract", (*CONTRACTIONS, "conv2d_winner_grad")),
+        ("contract", (*CONTRACTIONS, "conv2d_winner_grad", "conv2d_winograd")),
+        ("winograd_weights", ("winograd_weights",)),
         ("reduce", REDUCTIONS),
         ("window", WINDOWS),
         ("region", REGIONS),
@@ -165,9 +167,9 @@ def fuse(graph: Graph, merge: bool = True, pooling: bool = True) -> Fusion:
         if kind != "point":
             for i in node.inputs:
                 _settle(f, i)
-        if kind == "contract":
+        if kind in ("contract", "winograd_weights"):
             _refuse(f, node, "a product uses each element of its operands many times")
-            _start(f, node, "contract")
+            _start(f, node, kind)
         elif kind == "neighbours":
             _start(f, node, "neighbours")
         elif kind == "reduce":
@@ -417,10 +419,13 @@ def _pooling_obstacle(f: Fusion, node: Node) -> str:
     if group is None or group.kind != "contract" or x.shape != group.shape:
         return "no product is right before it"
     (root,) = group.roots
-    if root.opname != "conv2d" or root.attrs["groups"] != 1 or f.group_of.get(root) is not group:
+    dense = root.opname == "conv2d_winograd" or (root.opname == "conv2d" and root.attrs["groups"] == 1)
+    if not dense or f.group_of.get(root) is not group:
         return "no dense convolution is before it"
     if node.attrs["stride"] != kernel:
         return "its windows overlap or leave gaps"
+    if root.opname == "conv2d_winograd" and kernel != (TILE, TILE):
+        return "its windows are not what a patch becomes"
     if any(d % k for d, k in zip(x.shape[2:], kernel, strict=True)):
         return "its windows leave a margin"
     if kernel[0] * kernel[1] > MOST_POOLED or group.window not in ((1, 1), kernel):
@@ -434,7 +439,7 @@ def needs_storage(f: Fusion, node: Node) -> bool:
         return True
     group = f.group_of[node]
     for c in f.consumers[node]:
-        if f.kinds[c] in ("view", "region", "contract"):
+        if f.kinds[c] in ("view", "region", "contract", "winograd_weights"):
             return True
         if f.group_of.get(c) is not group:
             return True

@@ -59,6 +59,10 @@ class Operands:
         if node.opname == "matmul":
             self._matmul(node, a, b)
             return
+        if node.opname == "conv2d_winograd":
+            if not self.unit(a, 1):
+                self.reorder(node, 0, NHWC)
+            return
         if self._by_pairs(node):
             return
         groups = node.attrs["groups"]

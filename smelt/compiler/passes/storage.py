@@ -117,13 +117,17 @@ def _choose_orders(f: Fusion, state_strides: dict[Node, tuple[int, ...] | None])
     for n in f.nodes:
         if n.opname in ("conv2d", "conv2d_input_grad"):
             _prefer_base(f, orders, n.inputs[1], HWIO)
+        if n.opname == "winograd_weights":
+            _prefer_base(f, orders, n.inputs[0], HWIO)
+        if n.opname == "conv2d_winograd":
+            _prefer_base(f, orders, n.inputs[0], NHWC)
         if n.opname in ("conv2d_weight_grad", "conv2d_winner_grad"):
             orders.prefer(n, HWIO)
         if n.opname == "matmul":
             rank = len(n.inputs[1].shape)
             _prefer_base(f, orders, n.inputs[1], tuple(range(rank)))
     for n in f.nodes:
-        if f.kinds[n] == "window" or n.opname in ("conv2d", "conv2d_input_grad"):
+        if f.kinds[n] == "window" or n.opname in ("conv2d", "conv2d_input_grad", "conv2d_winograd"):
             orders.prefer(n, NHWC)
     for n in f.nodes:
         if f.kinds[n] in ("point", "window", "region"):
@@ -196,6 +200,8 @@ class Assign:
             kind = self.f.kinds[node]
             if kind in ("contract", "neighbours"):
                 self.operands.prepare(node)
+            elif kind == "winograd_weights":
+                self.stored(node.inputs[0], node, 0)
             elif kind == "window" and self.f.group_of[node].kind == "map" and not self._turns(node):
                 for i, x in enumerate(node.inputs):
                     reader, j = (x, 0) if self.f.narrow(x) is not x else (node, i)
