@@ -61,7 +61,8 @@ def _depthwise(p: Part) -> bool:
     return p.lane in p.a_stride
 
 
-def _steps(name: str, count: int) -> Steps:
+def rows_along(name: str, count: int) -> Steps:
+    """Return ``count`` rows that follow each other along an axis."""
     return [[(name, i)] for i in range(count)]
 
 
@@ -166,7 +167,7 @@ class ContractLowering:
         big = p.extent["k"] * p.extent[p.lane] * ITEMSIZE[self.dtype] > B_BYTES if blocked else False
 
         def each(lane: dict[str, Index], body: OnRows) -> None:
-            self._each_ragged(tile.wide, lambda row, count: body({**lane, name: row}, _steps(name, count)))
+            self._each_ragged(tile.wide, lambda row, count: body({**lane, name: row}, rows_along(name, count)))
 
         def whole_ks(widths: Widths, at: dict[str, Index], steps: Steps) -> None:
             self._nest(above, p, at, lambda deep: self._tile(p, deep, steps, widths))
@@ -182,17 +183,19 @@ class ContractLowering:
 
         self._nest(p.outer, p, {}, rows_loop)
 
-    def _each_ragged(self, wide: int, body: Callable[[Index, int], None]) -> None:
-        """Walk rows lo..hi in tiles of ``wide``, then in tiles of the powers of two below it."""
-        start = var("lo")
+    def _each_ragged(
+        self, wide: int, body: Callable[[Index, int], None], start: Index | None = None, stop: Index | None = None
+    ) -> None:
+        """Walk rows lo..hi, or others, in tiles of ``wide``, then in tiles of the powers of two below it."""
+        start, stop = start or var("lo"), stop or var("hi")
         sizes = [wide, *(1 << i for i in range(wide.bit_length() - 1, -1, -1) if 1 << i < wide)]
         for i, size in enumerate(sizes):
             last = i == len(sizes) - 1
-            left = var("hi") + start * -1
-            stop = var("hi") if last else start + self.b.let("tiles", "muldiv", left, 1, size) * size
-            with self.b.loop("row", start, stop, size) as row:
+            left = stop + start * -1
+            end = stop if last else start + self.b.let("tiles", "muldiv", left, 1, size) * size
+            with self.b.loop("row", start, end, size) as row:
                 body(row, size)
-            start = stop
+            start = end
 
     def _blocked_ks(self, p: Part, name: str, widths: Widths, each: Callable[[OnRows], None]) -> None:
         """Accumulate a block of the ks for all rows before the next: b is then read from memory once, not per tile.
@@ -278,7 +281,7 @@ class ContractLowering:
 
         def along_second(here: dict[str, Index]) -> None:
             self._along(
-                p, second, tile.high, here, lambda h, n: self._along_last(p, tile, h, _steps(second, n), widths)
+                p, second, tile.high, here, lambda h, n: self._along_last(p, tile, h, rows_along(second, n), widths)
             )
 
         self._nest(rows[:-2], p, at, along_second)
@@ -291,7 +294,7 @@ class ContractLowering:
             last,
             tile.wide,
             at,
-            lambda h, n: self._tile(p, h, [u + w for u in above for w in _steps(last, n)], widths),
+            lambda h, n: self._tile(p, h, [u + w for u in above for w in rows_along(last, n)], widths),
         )
 
     def _along(
@@ -430,14 +433,16 @@ class ContractLowering:
                 body(here, [[]], widths)
                 return
             name = p.rows[-1]
-            along(name, tile.wide, here, lambda h, n: above(h, _steps(name, n), widths))
+            along(name, tile.wide, here, lambda h, n: above(h, rows_along(name, n), widths))
 
         def above(here: dict[str, Index], steps: Steps, widths: Widths) -> None:
             if tile.high == 1:
                 body(here, steps, widths)
                 return
             name = p.rows[-2]
-            along(name, tile.high, here, lambda h, n: body(h, [u + w for u in _steps(name, n) for w in steps], widths))
+            along(
+                name, tile.high, here, lambda h, n: body(h, [u + w for u in rows_along(name, n) for w in steps], widths)
+            )
 
         lanes(at)
 

@@ -120,14 +120,19 @@ class SlicedLowering(OverlappedLowering):
         axes = self._unit_axes(p, tile)
 
         def body(at: dict[str, Index], rows: Steps, widths: Widths) -> None:
-            first = sums.load({**at, "slice": Index(0)}, rows, widths)
-            with self.b.carry("slice", 1, count, first) as (s, total):
-                values = sums.load({**at, "slice": s}, rows, widths)
-                total[:] = [self.b.op("add", t, v) for t, v in zip(total, values, strict=True)]
+            total = self._total(at, rows, widths, count, sums)
             self._finish(p, at, rows, widths, total)
 
         self._units(p, tile, axes, var("lo"), var("hi"), body)
         return Range(math.prod(count for _, count in axes))
+
+    def _total(self, at: dict[str, Index], rows: Steps, widths: Widths, count: int, sums: Sums) -> list[Value]:
+        """Return the sums of a tile over all slices."""
+        first = sums.load({**at, "slice": Index(0)}, rows, widths)
+        with self.b.carry("slice", 1, count, first) as (s, total):
+            values = sums.load({**at, "slice": s}, rows, widths)
+            total[:] = [self.b.op("add", t, v) for t, v in zip(total, values, strict=True)]
+        return total
 
 
 def _slices(p: Part) -> int:

@@ -13,6 +13,7 @@ from smelt.compiler.builder import Builder
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import Index, Kernel, Range, Value, var
 from smelt.compiler.lower.microkernel import Ahead, Steps, Widths
+from smelt.compiler.lower.owned import OwnedLowering
 from smelt.compiler.lower.parts import Part
 from smelt.compiler.lower.sliced import SlicedLowering
 from smelt.compiler.lower.tiles import Tile
@@ -96,7 +97,7 @@ def lower_contract(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[
     (root,) = group.roots
     if root.opname == "conv2d_winograd":
         return lower_winograd(plan, group, isa, name)
-    return (WinnersLowering if root.op is WINNER_GRAD else SlicedLowering)(plan, group, isa, name).kernels()
+    return (WinnersLowering if root.op is WINNER_GRAD else OwnedLowering)(plan, group, isa, name).kernels()
 
 
 def lower_neighbours(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:
