@@ -167,3 +167,12 @@ def test_equal_layers_share_one_function(isa: str) -> None:
     assert len(calls) == kernels
     assert set(calls) == set(names)
     assert len(names) < kernels / 3, "four blocks with the same shapes, and optimizer updates of equal sizes"
+
+
+@pytest.mark.parametrize("isa", ["znver4", "haswell", "sapphirerapids"])
+def test_a_bound_that_is_a_number_is_one_instruction(isa: str) -> None:
+    """The instruction gives its second operand when one is NaN: no question about NaN is needed beside a constant."""
+    code = assemble(lower(lambda x: ops.minimum(ops.relu(x), 6.0), [zeros(64, 256)], isa), isa)
+    lines = [line for function in code.values() for line in function]
+    assert sum(line.startswith("vmaxps") for line in lines) == sum(line.startswith("vminps") for line in lines) > 0
+    assert not any(line.startswith(("vcmp", "vblend")) for line in lines)

@@ -346,6 +346,8 @@ class _Function:
             self.names[out.number] = text
         elif s.op == "index":
             self._index(s, out)
+        elif s.op == "splat" and missing.is_number(self._operand(s.args[0])):
+            self.names[out.number] = f"splat ({REGISTER[out.dtype]} {self._operand(s.args[0])})"
         elif s.op == "splat":
             one = self._temp()
             self._line(f"{one} = insertelement {type_} poison, {self._typed(s.args[0])}, i64 0")
@@ -373,8 +375,10 @@ class _Function:
         elif s.op == "select":
             self._set(out, f"select {', '.join(self._typed(a) for a in s.args)}")
         elif s.op in _MINMAX:
-            if out.dtype in _FLOATS and "max" in self.module.isa.lacks:
-                left, right = map(self._operand, s.args)
+            left, right = map(self._operand, s.args)
+            # x86's instruction returns its second operand when either is NaN: which keeps a NaN beside a constant
+            alone = self.module.isa.triple.startswith("x86_64") and missing.is_number(right)
+            if out.dtype in _FLOATS and (alone or "max" in self.module.isa.lacks):
                 self._set(out, missing.largest(self._new, s.op, left, right, type_, out.lanes))
                 return
             real, signed, unsigned = _MINMAX[s.op]

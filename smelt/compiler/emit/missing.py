@@ -17,14 +17,16 @@ def largest(line: Line, op: str, a: str, b: str, type_: str, lanes: int) -> str:
     """Return the text of the larger (``max``) or smaller of two numbers; of NaN when either is."""
     condition = "i1" if lanes == 1 else f"<{lanes} x i1>"
     first = line(f"fcmp {'olt' if op == 'max' else 'ogt'} {type_} {a}, {b}")
-    if not _constant(b):
+    if not is_number(b):
         nan = line(f"fcmp uno {type_} {b}, {b}")
         first = line(f"or {condition} {first}, {nan}")
     return f"select {condition} {first}, {type_} {b}, {type_} {a}"
 
 
-def _constant(value: str) -> bool:
-    return value.startswith(("0x", "splat"))
+def is_number(value: str) -> bool:
+    """Return whether the name of a value is that of a floating-point constant that is not NaN."""
+    constant = value.startswith("0x") or (value.startswith("splat (") and " 0x" in value)
+    return constant and "0x7FF" not in value.replace("0x7FF0000000000000", "")
 
 
 def rounded(line: Line, declare: Callable[[str], None], op: str, a: str, kind: str, lanes: int) -> str:
