@@ -33,7 +33,6 @@ from smelt.ops.primitive import short_dtype
 K_BLOCK = 512  # ks accumulated before the next rows, when operand b does not fit in a cache
 B_BYTES = 1 << 19  # from this size of operand b on
 OnTile = Callable[[dict[str, Index], Steps, Widths], None]  # emits something for a tile
-OnRows = Callable[[dict[str, Index], Steps], None]  # emits something for rows of a tile
 
 
 def _substitute(index: Index, at: dict[str, Index]) -> Index:
@@ -166,20 +165,24 @@ class ContractLowering:
         blocked = not above and p.ks == ["k"] and "k" not in p.batch and p.extent["k"] >= 2 * K_BLOCK
         big = p.extent["k"] * p.extent[p.lane] * ITEMSIZE[self.dtype] > B_BYTES if blocked else False
 
-        def each(lane: dict[str, Index], body: OnRows) -> None:
-            self._each_ragged(tile.wide, lambda row, count: body({**lane, name: row}, rows_along(name, count)))
-
-        def whole_ks(widths: Widths, at: dict[str, Index], steps: Steps) -> None:
-            self._nest(above, p, at, lambda deep: self._tile(p, deep, steps, widths))
+        def whole_ks(at: dict[str, Index], widths: Widths) -> None:
+            self._each_ragged(
+                tile.wide,
+                lambda row, count: self._nest(
+                    above,
+                    p,
+                    {**at, name: row},
+                    lambda deep: self._tile(p, deep, rows_along(name, count), widths),
+                ),
+            )
 
         def rows_loop(at: dict[str, Index]) -> None:
+            if big:
+                self._blocked_ks(p, name, tile, at)
+                return
             for lane, widths in self._lane_blocks(p, tile.vectors):
                 with lane as first:
-                    here = {**at, p.lane: first}
-                    if big:
-                        self._blocked_ks(p, name, widths, partial(each, here))
-                    else:
-                        each(here, partial(whole_ks, widths))
+                    whole_ks({**at, p.lane: first}, widths)
 
         self._nest(p.outer, p, {}, rows_loop)
 
@@ -197,32 +200,41 @@ class ContractLowering:
                 body(row, size)
             start = end
 
-    def _blocked_ks(self, p: Part, name: str, widths: Widths, each: Callable[[OnRows], None]) -> None:
+    def _blocked_ks(self, p: Part, name: str, tile: Tile, at: dict[str, Index]) -> None:
         """Accumulate a block of the ks for all rows before the next: b is then read from memory once, not per tile.
 
-        Between blocks, sums wait in the arena. They are float32 there as in registers: no bit changes.
+        All lanes of some rows come before the next rows, so that a is read from memory once as well. Between blocks,
+        sums wait in the arena. They are float32 there as in registers: no bit changes.
         """
         self.b.choose(
             "memory", f"sums wait in the arena while {K_BLOCK} ks of the large right operand are used for all rows"
         )
         sums = Sums(self.b, p, self.dtype)
 
-        def block(start: Index, count: int) -> OnRows:
+        def each(body: OnTile) -> None:
+            def rows(row: Index, count: int) -> None:
+                for lane, widths in self._lane_blocks(p, tile.vectors):
+                    with lane as first:
+                        body({**at, name: row, p.lane: first}, rows_along(name, count), widths)
+
+            self._each_ragged(tile.wide, rows)
+
+        def block(start: Index, count: int) -> OnTile:
             part = replace(p, extent={**p.extent, "k": count})
 
-            def body(at: dict[str, Index], rows: Steps) -> None:
+            def body(at: dict[str, Index], rows: Steps, widths: Widths) -> None:
                 before = sums.load(at, rows, widths)
                 sums.save(at, rows, widths, accumulate(self.b, part, {**at, "k": start}, rows, widths, before))
 
             return body
 
-        each(lambda at, rows: sums.clear(at, rows, widths))
+        each(sums.clear)
         whole = p.extent["k"] - p.extent["k"] % K_BLOCK
         with self.b.loop("block", 0, whole, K_BLOCK) as k:
             each(block(k, K_BLOCK))
         if whole < p.extent["k"]:
             each(block(Index(whole), p.extent["k"] - whole))
-        each(lambda at, rows: self._finish(p, at, rows, widths, sums.load(at, rows, widths)))
+        each(lambda at, rows, widths: self._finish(p, at, rows, widths, sums.load(at, rows, widths)))
 
     def _nest(self, axes: list[str], p: Part, at: dict[str, Index], body: Callable[[dict[str, Index]], None]) -> None:
         if not axes:
