@@ -44,6 +44,9 @@ def report(machine: Machine) -> list[str]:
     if any(value is not None for _, value, _ in measured):
         lines += ["", "measured now"]
         lines += [f"  {name:<23} {value:8.1f} {unit}" for name, value, unit in measured if value is not None]
+    if machine.barrier_microseconds is not None:
+        meet = f"barrier, {machine.threads} threads"
+        lines.append(f"  {meet:<23} {machine.barrier_microseconds:8.2f} µs to meet, which a step does between phases")
     return lines + [f"warning: {w}" for w in machine.warnings]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from smelt._version import __version__
 from smelt.compiler import jit
 from smelt.compiler.isa import host
-from smelt.measure.peaks import matmul_flops, peak_flops
+from smelt.measure.peaks import barrier_seconds, matmul_flops, peak_flops
 from smelt.measure.roofline import measured_ceilings
 from smelt.measure.system import allowed_processors, blas_name, busy_warning, caches, processor_name
 from smelt.runtime import workers
@@ -55,6 +55,7 @@ class Machine:
     cache_gb_per_s: dict[str, float] = field(default_factory=dict)
     bandwidth_gb_per_s: float | None = None
     numpy_matmul_gflops: float | None = None
+    barrier_microseconds: float | None = None
     warnings: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,6 +124,7 @@ def _measure(machine: Machine) -> None:
     machine.cache_gb_per_s = {level.name: round(level.bandwidth / 1e9, 1) for level in caches}
     machine.bandwidth_gb_per_s = round(memory.bandwidth / 1e9, 1)
     machine.numpy_matmul_gflops = round(matmul_flops() / 1e9, 1)
+    machine.barrier_microseconds = round(1e6 * barrier_seconds(machine.threads), 2) if machine.threads > 1 else None
     if busy:
         machine.warnings.append(busy)
     elif machine.numpy_matmul_gflops < _SLOW_BLAS * machine.peak_gflops_all_threads:

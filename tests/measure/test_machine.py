@@ -69,6 +69,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(machine, "measured_ceilings", lambda threads: ceilings)
     monkeypatch.setattr(machine, "peak_flops", lambda threads: 5e10)
     monkeypatch.setattr(machine, "matmul_flops", lambda: 1e9)
+    monkeypatch.setattr(machine, "barrier_seconds", lambda threads: 2e-7)
     monkeypatch.setattr(machine, "busy_warning", lambda: "")
     return monkeypatch
 
@@ -83,7 +84,12 @@ def test_a_slow_blas_is_told(quick: pytest.MonkeyPatch) -> None:
     assert "busy" in inspect_machine().warnings and not any("reaches" in w for w in inspect_machine().warnings)
 
 
+def test_threads_that_meet_take_some_time() -> None:
+    assert peaks.barrier_seconds(1) == 0.0 < peaks.barrier_seconds(2, seconds=0.01) < 1e-3
+
+
 def test_what_is_measured_is_told_with_its_unit(quick: pytest.MonkeyPatch) -> None:
+    quick.setattr(machine.workers, "get_threads", lambda: 2)
     found = inspect_machine()
     assert (found.peak_gflops_one_thread, found.peak_gflops_all_threads, found.peak_gflops_bfloat16) == (50, 100, 300)
     assert (found.cache_gb_per_s, found.bandwidth_gb_per_s) == ({"L2": 200}, 10)
@@ -94,6 +100,7 @@ def test_what_is_measured_is_told_with_its_unit(quick: pytest.MonkeyPatch) -> No
         "L2 cache",
         "10.0 GB/s",
         "768 × 768",
+        "barrier, 2 threads          0.20 µs",
     ):
         assert line in text
 
