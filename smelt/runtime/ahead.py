@@ -25,7 +25,7 @@ from smelt.runtime.executable import Executable, Frame
 STEPS_AHEAD = 1
 TIMED = 3  # calls of a step that run at once, and tell whether the next are worth queuing
 SHORTEST = 60e-6  # seconds: a step that takes less is sooner done than queued
-COPYING = 0.02  # of a step's time may go into copying what it is given, at
+COPYING = 0.01  # of a step's time may go into copying what it is given, at
 BYTES_PER_SECOND = 8e9
 
 
