@@ -22,8 +22,7 @@ from smelt.compiler.lower.call import lower_call
 from smelt.compiler.lower.map import lower_fill, lower_map
 from smelt.compiler.lower.reduce import lower_reduce
 from smelt.compiler.lower.serial import lower_serial_contract
-from smelt.compiler.lower.winners import lower_contract, lower_neighbours
-from smelt.compiler.lower.winograd import lower_winograd_weights
+from smelt.compiler.lower.winners import lower_contract, lower_neighbours, lower_transformed_weights
 from smelt.compiler.passes.bands import runs, takes_turns
 from smelt.compiler.passes.clip import clip_padding
 from smelt.compiler.passes.fuse import Group, fuse
@@ -42,7 +41,7 @@ _LOWER = {
     "map": lower_map,
     "reduce": lower_reduce,
     "contract": lower_contract,
-    "winograd_weights": lower_winograd_weights,
+    "winograd_weights": lower_transformed_weights,
     "neighbours": lower_neighbours,
     "call": lower_call,
 }

@@ -49,7 +49,7 @@ class WinogradLowering(ContractLowering):
         shared = shared_images(images, rows is not None)
         lines, across = height // TILE, width // TILE
         self.block = choose_block(channels, out, lines, across, shared, self.isa, self.group.rank)
-        self.p = _pixels(self.plan.storage[image], self.plan.storage[weights], self.root)
+        self.p = patches_of(self.plan.storage[image], self.plan.storage[weights], self.root)
         self.p.window = tuple(zip(("wy", "wx"), self.group.window, strict=True)) if self.group.window != (1, 1) else ()
         self.parts = [self.p]
         self.q = self._products(channels, out)
@@ -193,7 +193,7 @@ class WinogradLowering(ContractLowering):
                 self._finish(p, here, pixels, [(0, vl)], values)
 
 
-def _pixels(image: Storage, weights: Storage, root: Node) -> Part:
+def patches_of(image: Storage, weights: Storage, root: Node) -> Part:
     """Describe the result: rows are patches of the image, each of which becomes 2 x 2 pixels."""
     n, c, height, width = root.shape
     extent = {"n": n, "y": height // TILE, "x": width // TILE, "c": c}

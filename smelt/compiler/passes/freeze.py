@@ -22,6 +22,7 @@ from smelt.graph.graph import Graph, Node
 from smelt.graph.interpret import interpret
 from smelt.ops.contraction import CONTRACTIONS
 from smelt.ops.primitive import FLOAT32, is_half
+from smelt.ops.winograd import WEIGHTS
 
 CHANNEL = {"conv2d": 1, "matmul": -1}  # the axis of the result along which a weight's outputs lie
 
@@ -172,7 +173,7 @@ class _Freezer:
     def _by_winograd(self, outputs: list[Node], isa: Isa) -> list[Node]:
         """Return the outputs of a graph whose convolutions are those a processor does best."""
         graph = by_winograd(Graph("", outputs=outputs), isa)
-        self.known |= {n for n in graph.nodes() if n.opname == "winograd_weights" and n.inputs[0] in self.known}
+        self.known |= {n for n in graph.nodes() if n.opname in WEIGHTS and n.inputs[0] in self.known}
         return graph.outputs
 
     def _split(self, outputs: list[Node]) -> Frozen:

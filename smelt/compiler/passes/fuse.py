@@ -16,7 +16,7 @@ from smelt.ops.contraction import CONTRACTIONS
 from smelt.ops.custom import Custom
 from smelt.ops.elementwise import Elementwise
 from smelt.ops.primitive import FLOAT32, Primitive, Rows, Shape, Spec, is_half
-from smelt.ops.winograd import TILE
+from smelt.ops.winograd import CONVOLUTIONS, TILE, WEIGHTS
 
 VIEWS = {"reshape", "permute", "broadcast_to", "slice"}
 REDUCTIONS = {"sum", "max", "argmax"}
@@ -57,8 +57,8 @@ def kind_of(node: Node) -> str:
         return "call"
     for kind, names in (
         ("view", VIEWS),
-        ("contract", (*CONTRACTIONS, "conv2d_winner_grad", "conv2d_winograd")),
-        ("winograd_weights", ("winograd_weights",)),
+        ("contract", (*CONTRACTIONS, "conv2d_winner_grad", *CONVOLUTIONS)),
+        ("winograd_weights", WEIGHTS),
         ("reduce", REDUCTIONS),
         ("window", WINDOWS),
         ("region", REGIONS),
@@ -419,12 +419,12 @@ def _pooling_obstacle(f: Fusion, node: Node) -> str:
     if group is None or group.kind != "contract" or x.shape != group.shape:
         return "no product is right before it"
     (root,) = group.roots
-    dense = root.opname == "conv2d_winograd" or (root.opname == "conv2d" and root.attrs["groups"] == 1)
+    dense = root.opname in CONVOLUTIONS or (root.opname == "conv2d" and root.attrs["groups"] == 1)
     if not dense or f.group_of.get(root) is not group:
         return "no dense convolution is before it"
     if node.attrs["stride"] != kernel:
         return "its windows overlap or leave gaps"
-    if root.opname == "conv2d_winograd" and kernel != (TILE, TILE):
+    if root.opname in CONVOLUTIONS and kernel != (TILE, TILE):
         return "its windows are not what a patch becomes"
     if any(d % k for d, k in zip(x.shape[2:], kernel, strict=True)):
         return "its windows leave a margin"

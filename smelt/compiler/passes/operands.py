@@ -18,6 +18,7 @@ from smelt.compiler.passes.layout import HWIO, HWOI, NHWC, Order, Storage, dense
 from smelt.compiler.passes.pairs import Pairing, dense_pairs, pairing
 from smelt.graph.graph import Node
 from smelt.ops.primitive import FLOAT32, Spec, is_half, short_dtype
+from smelt.ops.winograd import CONVOLUTIONS
 
 B_COLUMNS = 1 << 17  # from this size on, blocks of the columns of an operand are walked before the rows of the other
 
@@ -59,7 +60,7 @@ class Operands:
         if node.opname == "matmul":
             self._matmul(node, a, b)
             return
-        if node.opname == "conv2d_winograd":
+        if node.opname in CONVOLUTIONS:
             if not self.unit(a, 1):
                 self.reorder(node, 0, NHWC)
             return

@@ -13,7 +13,7 @@ import numpy as np
 from smelt import ops
 from smelt.graph.graph import Graph, Node
 from smelt.ops.primitive import FLOAT32, Primitive, Spec, is_half, short_dtype
-from smelt.ops.winograd import conv2d_winograd
+from smelt.ops.winograd import CONVOLUTIONS
 
 VIEWS = ("reshape", "permute", "broadcast_to", "slice")
 NO_PADDING = ((0, 0), (0, 0))
@@ -98,7 +98,7 @@ def _conv2d(r: Rewriter, node: Node, x: Node, w: Node) -> Node:
 
 def _conv2d_winograd(r: Rewriter, node: Node, x: Node, u: Node) -> Node:
     x = _pad(r, x, node.attrs["padding"], 0.0)
-    return r.node(conv2d_winograd, (x, u), {"padding": NO_PADDING}, node.spec)
+    return r.node(node.op, (x, u), {"padding": NO_PADDING}, node.spec)  # type: ignore[arg-type]
 
 
 def _single(r: Rewriter, x: Node, a: dict[str, Any], width: int) -> bool:
@@ -321,7 +321,7 @@ def _cast(r: Rewriter, node: Node, x: Node) -> Node | None:
 
 _RULES: dict[str, Any] = {
     "conv2d": _conv2d,
-    "conv2d_winograd": _conv2d_winograd,
+    **dict.fromkeys(CONVOLUTIONS, _conv2d_winograd),
     "conv2d_weight_grad": _conv2d_weight_grad,
     "conv2d_input_grad": _conv2d_input_grad,
     "max_pool2d": _max_pool2d,

@@ -25,6 +25,7 @@ from smelt.compiler.passes.operands import Operands
 from smelt.graph.graph import Node
 from smelt.ops.custom import Call
 from smelt.ops.primitive import short_dtype
+from smelt.ops.winograd import CONVOLUTIONS, WEIGHTS
 
 
 @dataclass
@@ -117,9 +118,9 @@ def _choose_orders(f: Fusion, state_strides: dict[Node, tuple[int, ...] | None])
     for n in f.nodes:
         if n.opname in ("conv2d", "conv2d_input_grad"):
             _prefer_base(f, orders, n.inputs[1], HWIO)
-        if n.opname == "winograd_weights":
+        if n.opname in WEIGHTS:
             _prefer_base(f, orders, n.inputs[0], HWIO)
-        if n.opname == "conv2d_winograd":
+        if n.opname in CONVOLUTIONS:
             _prefer_base(f, orders, n.inputs[0], NHWC)
         if n.opname in ("conv2d_weight_grad", "conv2d_winner_grad"):
             orders.prefer(n, HWIO)
@@ -127,7 +128,7 @@ def _choose_orders(f: Fusion, state_strides: dict[Node, tuple[int, ...] | None])
             rank = len(n.inputs[1].shape)
             _prefer_base(f, orders, n.inputs[1], tuple(range(rank)))
     for n in f.nodes:
-        if f.kinds[n] == "window" or n.opname in ("conv2d", "conv2d_input_grad", "conv2d_winograd"):
+        if f.kinds[n] == "window" or n.opname in ("conv2d", "conv2d_input_grad", *CONVOLUTIONS):
             orders.prefer(n, NHWC)
     for n in f.nodes:
         if f.kinds[n] in ("point", "window", "region"):

@@ -2,15 +2,22 @@
 
 In: a traced graph. Out: the same with ``conv2d_winograd`` of transformed kernels in place of some ``conv2d``; the
 gradient of the images is such a convolution too. A model of cycles decides (:mod:`smelt.compiler.lower.patches`).
+Convolutions of one to three channels, as the first of a network, take ``conv2d_winograd_lines``.
 """
 
 from __future__ import annotations
 
 from smelt.compiler.isa import Isa
-from smelt.compiler.lower.patches import obstacle, winning
+from smelt.compiler.lower.patches import lines_fit, obstacle, winning
 from smelt.graph.graph import Graph, Node
 from smelt.ops.primitive import FLOAT32, Primitive, Spec
-from smelt.ops.winograd import conv2d_winograd, winograd_weights
+from smelt.ops.winograd import (
+    LINE_IMAGE,
+    conv2d_winograd,
+    conv2d_winograd_lines,
+    winograd_line_weights,
+    winograd_weights,
+)
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -30,6 +37,10 @@ def by_winograd(graph: Graph, isa: Isa) -> Graph:
             if key not in transformed:
                 transformed[key] = _made(node, winograd_weights, (w,), flip=flip)
             new[id(node)] = _made(node, conv2d_winograd, (x, transformed[key]), node.spec, padding=padding)
+        elif may_take_lines(node, isa):
+            weights = _made(node, winograd_line_weights, inputs[1:])
+            padding = node.attrs["padding"]
+            new[id(node)] = _made(node, conv2d_winograd_lines, (inputs[0], weights), node.spec, padding=padding)
         else:
             new[id(node)] = node if same else _made(node, node.op, inputs, node.spec, **node.attrs)
     out = Graph(graph.name, graph.inputs, graph.states, exact=graph.exact)
@@ -60,6 +71,17 @@ def _padding(node: Node) -> Padding | None:
     top, left = (2 - before for before, _ in a["padding"])
     (bottom, right) = (2 - after for _, after in a["padding"])
     return ((top, bottom), (left, right)) if min(top, left, bottom, right) >= 0 else None
+
+
+def may_take_lines(node: Node, isa: Isa) -> bool:
+    """Return whether a node is a dense convolution that is faster by products along lines."""
+    if node.opname != "conv2d" or node.dtype != FLOAT32:
+        return False
+    (x, w), a = node.inputs, node.attrs
+    plain = (a["stride"], a["dilation"], a["groups"]) == ((1, 1), (1, 1), 1) and w.shape[3] in LINE_IMAGE
+    if not plain or w.spec.rows is not None or {x.dtype, w.dtype} != {FLOAT32} or 0 in node.shape:
+        return False
+    return lines_fit(x.shape[1], w.shape[0], node.shape[2:], w.shape[2:], isa)
 
 
 def why_direct(node: Node, isa: Isa) -> str:
