@@ -35,11 +35,15 @@ LINE_IMAGE = {
         np.float32,
     ),
 }
-_POWERS = np.power.outer(np.array([1.0, -1.0, 2.0, -2.0]), np.arange(5))
+# That of kernels is whole numbers, and then a factor for each row.
 LINE_KERNEL = {
-    3: KERNEL,
-    5: np.array([[0.25, 0, 0, 0, 0], *(_POWERS / [[-6], [-6], [24], [24]]), [0, 0, 0, 0, 1]]),
+    3: np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 1]], np.float32),
+    5: np.array(
+        [[1, 0, 0, 0, 0], [1, 1, 1, 1, 1], [1, -1, 1, -1, 1], [1, 2, 4, 8, 16], [1, -2, 4, -8, 16], [0, 0, 0, 0, 1]],
+        np.float32,
+    ),
 }
+LINE_FACTOR = {3: (1, 1 / 2, 1 / 2, 1), 5: (1 / 4, -1 / 6, -1 / 6, 1 / 24, 1 / 24, 1)}
 LINE_RESULT = {3: RESULT, 5: np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 1]], np.float32)}
 
 
@@ -111,7 +115,8 @@ class WinogradLineWeights(Primitive):
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> np.ndarray:
         """Compute the transform with NumPy."""
         (w,) = arrays
-        return np.ascontiguousarray((w @ LINE_KERNEL[w.shape[3]].T.astype(w.dtype)).transpose(2, 3, 1, 0))
+        kernel, factors = LINE_KERNEL[w.shape[3]].astype(w.dtype), np.array(LINE_FACTOR[w.shape[3]], w.dtype)
+        return np.ascontiguousarray(((w @ kernel.T) * factors).transpose(2, 3, 1, 0))
 
 
 class Conv2dWinogradLines(Primitive):

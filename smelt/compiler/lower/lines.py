@@ -23,7 +23,7 @@ from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.storage import Plan
 from smelt.graph.graph import Node
 from smelt.ops.primitive import short_dtype
-from smelt.ops.winograd import LINE_IMAGE, LINE_KERNEL, LINE_RESULT, TILE
+from smelt.ops.winograd import LINE_FACTOR, LINE_IMAGE, LINE_KERNEL, LINE_RESULT, TILE
 
 SUMS = 24  # in registers
 
@@ -190,7 +190,10 @@ def lower_line_weights(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[l
         step = where.strides[0]
         taps = [b.load(where.buffer, first + i * where.strides[3], vl, step) for i in range(patch - 1)]
         at = unit * to.strides[0] + ic * to.strides[2] + c * to.strides[3] + to.offset
-        for f, row in enumerate(LINE_KERNEL[patch - 1]):
-            b.store(to.buffer, at + f * to.strides[1], _combined(b, row, taps), to.strides[3])
+        for f, (row, factor) in enumerate(zip(LINE_KERNEL[patch - 1], LINE_FACTOR[patch - 1], strict=True)):
+            value = _combined(b, row, taps)
+            if factor != 1:
+                value = b.op("mul", value, b.const(factor, value.dtype, value.lanes))
+            b.store(to.buffer, at + f * to.strides[1], value, to.strides[3])
     b.choose("shared", "lines of taps")
     return [b.finish(Range(lines))], {w}
