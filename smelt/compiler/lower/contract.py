@@ -66,7 +66,9 @@ def rows_along(name: str, count: int) -> Steps:
 
 
 class ContractLowering:
-    """Builds the kernel of one contract group."""
+    """Builds the kernel of one contract group, and those that must run before it."""
+
+    before: tuple[Kernel, ...] = ()
 
     def __init__(self, plan: Plan, group: Group, isa: Isa, name: str) -> None:
         self.plan, self.group, self.isa = plan, group, isa
@@ -76,6 +78,15 @@ class ContractLowering:
         self.b = Builder(name)
         self.stores = plan.stores[group]
         self.sweep: Sweep | None = None
+
+    def kernels(self) -> tuple[list[Kernel], set[Node]]:
+        """Return the kernels in the order they run, and the nodes they load. The first has the MACs."""
+        kernel, used = self.kernel()
+        kernel.sweep, root = self.sweep, self.root
+        assert root.op is not None
+        kernels = [*self.before, kernel]
+        kernels[0].macs = root.op.macs(tuple(i.spec for i in root.inputs), root.spec, root.attrs)
+        return kernels, used
 
     def kernel(self) -> tuple[Kernel, set[Node]]:
         """Return the kernel and the nodes it loads."""

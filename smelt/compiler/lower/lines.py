@@ -28,16 +28,6 @@ from smelt.ops.winograd import LINE_FACTOR, LINE_IMAGE, LINE_KERNEL, LINE_RESULT
 SUMS = 24  # in registers
 
 
-def lower_winograd_lines(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:
-    """Return the kernel of a group of a convolution by products along lines, and the nodes it loads."""
-    lowering = LinesLowering(plan, group, isa, name)
-    kernel, used = lowering.kernel()
-    root = lowering.root
-    assert root.op is not None
-    kernel.macs = root.op.macs(tuple(i.spec for i in root.inputs), root.spec, root.attrs)
-    return [kernel], used
-
-
 class LinesLowering(ContractLowering):
     """Builds the kernel of one convolution. What follows it is computed as behind every contraction."""
 

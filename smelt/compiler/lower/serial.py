@@ -225,9 +225,4 @@ def _tile_rows(count: int, most: int) -> int:
 
 def lower_serial_contract(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:
     """Return the kernels of a contract group and the nodes they load."""
-    lowering = SerialContraction(plan, group, isa, name)
-    kernel, used = lowering.kernel()
-    root = lowering.root
-    assert root.op is not None
-    kernel.macs = root.op.macs(tuple(i.spec for i in root.inputs), root.spec, root.attrs)
-    return [kernel], used
+    return SerialContraction(plan, group, isa, name).kernels()

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from smelt.compiler.builder import Builder
-from smelt.compiler.loops import Index, Kernel, Range, Value, var
+from smelt.compiler.loops import Index, Range, Value, var
 from smelt.compiler.lower.ahead import ask_for_next_sample
 from smelt.compiler.lower.contract import OnTile
 from smelt.compiler.lower.evaluate import Evaluator
@@ -21,7 +21,6 @@ from smelt.compiler.lower.overlapped import OverlappedLowering
 from smelt.compiler.lower.parts import Part
 from smelt.compiler.lower.sums import SLICES, Sums, slices
 from smelt.compiler.lower.tiles import Tile
-from smelt.graph.graph import Node
 
 OPERANDS_BYTES = 1 << 20  # from this size of both operands on
 SHARE = 4  # sums of all slices are at most one part in so many of the operands
@@ -31,17 +30,6 @@ FEW_ROWS = 4  # of a tile whose slices are added
 
 class SlicedLowering(OverlappedLowering):
     """Builds the kernels of one contract group, two where its sums are sliced."""
-
-    def kernels(self) -> tuple[list[Kernel], set[Node]]:
-        """Return the kernels in the order they run, and the nodes they load."""
-        kernel, used = self.kernel()
-        kernel.sweep, root = self.sweep, self.root
-        assert root.op is not None
-        kernels = [*self.before, kernel]
-        kernels[0].macs = root.op.macs(tuple(i.spec for i in root.inputs), root.spec, root.attrs)
-        return kernels, used
-
-    before: tuple[Kernel, ...] = ()
 
     def _emit(self) -> Range:
         (p, *more) = self.parts

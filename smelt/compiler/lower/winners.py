@@ -12,18 +12,19 @@ from __future__ import annotations
 from smelt.compiler.builder import Builder
 from smelt.compiler.isa import Isa
 from smelt.compiler.loops import Index, Kernel, Range, Value, var
-from smelt.compiler.lower.lines import lower_line_weights, lower_winograd_lines
+from smelt.compiler.lower.contract import ContractLowering
+from smelt.compiler.lower.lines import LinesLowering, lower_line_weights
 from smelt.compiler.lower.microkernel import Ahead, Steps, Widths
 from smelt.compiler.lower.owned import OwnedLowering
 from smelt.compiler.lower.parts import Part
 from smelt.compiler.lower.sliced import SlicedLowering
 from smelt.compiler.lower.tiles import Tile
-from smelt.compiler.lower.winograd import lower_winograd, lower_winograd_weights
+from smelt.compiler.lower.winograd import WinogradLowering, lower_winograd_weights
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.storage import Plan
 from smelt.compiler.passes.winners import BESIDE, LANES, WINNER_GRAD, reach, span
 from smelt.graph.graph import Node
-from smelt.ops.winograd import CONVOLUTIONS, conv2d_winograd, winograd_weights
+from smelt.ops.winograd import conv2d_winograd, conv2d_winograd_lines, winograd_weights
 
 OTHERS = 6  # registers beside the sums: two vectors of indices, the gradient, a table, what is picked, a constant
 
@@ -94,13 +95,17 @@ def _equal(size: int, most: int) -> int:
     return -(-size // -(-size // most))
 
 
+_LOWERINGS: dict[str, type[ContractLowering]] = {
+    WINNER_GRAD.name: WinnersLowering,
+    conv2d_winograd.name: WinogradLowering,
+    conv2d_winograd_lines.name: LinesLowering,
+}
+
+
 def lower_contract(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:
     """Return the kernels of a contract group and the nodes they load."""
-    (root,) = group.roots
-    if root.opname in CONVOLUTIONS:
-        lower = lower_winograd if root.op is conv2d_winograd else lower_winograd_lines
-        return lower(plan, group, isa, name)
-    return (WinnersLowering if root.op is WINNER_GRAD else OwnedLowering)(plan, group, isa, name).kernels()
+    lowering = _LOWERINGS.get(group.roots[0].opname, OwnedLowering)
+    return lowering(plan, group, isa, name).kernels()
 
 
 def lower_transformed_weights(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:

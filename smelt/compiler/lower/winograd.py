@@ -28,16 +28,6 @@ Line = list[Value]
 At = dict[str, Index]
 
 
-def lower_winograd(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:
-    """Return the kernel of a group of a convolution by Winograd's products, and the nodes it loads."""
-    lowering = WinogradLowering(plan, group, isa, name)
-    kernel, used = lowering.kernel()
-    root = lowering.root
-    assert root.op is not None
-    kernel.macs = root.op.macs(tuple(i.spec for i in root.inputs), root.spec, root.attrs)
-    return [kernel], used
-
-
 class WinogradLowering(ContractLowering):
     """Builds the kernel of one convolution. What follows it is computed as behind every contraction."""
 

@@ -6,28 +6,22 @@ the image itself; its attribute ``clip`` says how far the first windows reach be
 
 from __future__ import annotations
 
-from smelt.compiler.passes.simplify import Rewriter
+from smelt.compiler.passes.simplify import Rewriter, rewritten
 from smelt.graph.graph import Graph, Node
 
 
 def clip_padding(graph: Graph) -> Graph:
     """Return the graph; inputs and states are the same nodes."""
-    r = Rewriter()
-    new: dict[Node, Node] = {}
-    for node in graph.nodes():
-        if node.op is None:
-            new[node] = node
-            continue
-        r.line, r.layer = node.line, node.layer
-        inputs, attrs = tuple(new[i] for i in node.inputs), node.attrs
+
+    def rule(r: Rewriter, node: Node, inputs: tuple[Node, ...], _: dict[Node, Node]) -> Node:
+        attrs = node.attrs
         if node.opname == "conv2d" and attrs["dilation"] == (1, 1) and _pads_images(inputs[0]):
             attrs = {**attrs, "clip": inputs[0].attrs["start"][2:]}
             inputs = (inputs[0].inputs[0], inputs[1])
-        new[node] = r.node(node.op, inputs, attrs, node.spec)
-    out = Graph(graph.name, graph.inputs, graph.states, exact=graph.exact)
-    out.outputs = [new[n] for n in graph.outputs]
-    out.updates = {s: new[n] for s, n in graph.updates.items()}
-    return out
+        assert node.op is not None
+        return r.node(node.op, inputs, attrs, node.spec)
+
+    return rewritten(graph, rule)
 
 
 def _pads_images(node: Node) -> bool:

@@ -6,6 +6,7 @@ nodes are one node, and moves that do nothing are gone. What remains is what the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,22 @@ def simplify(graph: Graph, pairs: bool = False) -> Graph:
     out = Graph(graph.name, graph.inputs, graph.states, exact=graph.exact)
     out.outputs = [new[id(n)] for n in graph.outputs]
     out.updates = {s: new[id(n)] for s, n in graph.updates.items() if new[id(n)] is not s}
+    return out
+
+
+def rewritten(graph: Graph, rule: Callable[[Rewriter, Node, tuple[Node, ...], dict[Node, Node]], Node]) -> Graph:
+    """Return the graph with every node made anew by ``rule(rewriter, node, new inputs, new nodes by the old)``.
+
+    Inputs, states and constants are the same nodes.
+    """
+    r, new = Rewriter(), {n: n for n in graph.nodes() if n.op is None}
+    for node in graph.nodes():
+        if node.op is not None:
+            r.line, r.layer = node.line, node.layer
+            new[node] = rule(r, node, tuple(new[i] for i in node.inputs), new)
+    out = Graph(graph.name, graph.inputs, graph.states, exact=graph.exact)
+    out.outputs = [new[n] for n in graph.outputs]
+    out.updates = {s: new[n] for s, n in graph.updates.items()}
     return out
 
 

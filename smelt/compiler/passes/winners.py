@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from smelt.compiler.passes.simplify import NO_PADDING, Rewriter
+from smelt.compiler.passes.simplify import NO_PADDING, Rewriter, rewritten
 from smelt.graph.graph import Graph, Node
 from smelt.ops.contraction import Pair
 from smelt.ops.primitive import FLOAT32, Primitive, Spec
@@ -95,24 +95,16 @@ def read_winners(graph: Graph) -> Graph:
     spread = {n for n in graph.nodes() if n not in kept and _may_stay_pooled(n, readers.get(n, []))}
     if not spread:
         return graph
-    r = Rewriter()
-    new: dict[Node, Node] = {}
-    for node in graph.nodes():
-        if node.op is None:
-            new[node] = node
-            continue
-        r.line, r.layer = node.line, node.layer
-        inputs = tuple(new[i] for i in node.inputs)
+
+    def rule(r: Rewriter, node: Node, inputs: tuple[Node, ...], new: dict[Node, Node]) -> Node:
         if node in spread:
-            new[node] = _pooled(r, *(new[i] for i in _whole(node)))
-        elif node.opname == "conv2d_weight_grad" and node.inputs[1] in spread:
-            new[node] = _winner_grad(r, node, inputs[0], inputs[1], new[_whole(node.inputs[1])[1]])
-        else:
-            new[node] = r.node(node.op, inputs, node.attrs, node.spec)
-    out = Graph(graph.name, graph.inputs, graph.states, exact=graph.exact)
-    out.outputs = [new[n] for n in graph.outputs]
-    out.updates = {s: new[n] for s, n in graph.updates.items()}
-    return out
+            return _pooled(r, *(new[i] for i in _whole(node)))
+        if node.opname == "conv2d_weight_grad" and node.inputs[1] in spread:
+            return _winner_grad(r, node, inputs[0], inputs[1], new[_whole(node.inputs[1])[1]])
+        assert node.op is not None
+        return r.node(node.op, inputs, node.attrs, node.spec)
+
+    return rewritten(graph, rule)
 
 
 def _whole(spread: Node) -> tuple[Node, Node]:
