@@ -75,7 +75,8 @@ class Adam(Optimizer):
 
     def _scalars(self, lr: Tensor, t: Tensor, group: Group) -> dict[str, Tensor]:
         first, second = (1.0 - beta**t for beta in self.betas)
-        out = {"step": lr / first, "root": 1.0 / second.sqrt()}
+        root = second.sqrt()  # moved from below the means, where each parameter would be multiplied by it (section 2)
+        out = {"step": lr * root / first, "eps": self.eps * root}
         if self._decoupled and group.weight_decay:
             out["shrink"] = 1.0 - lr * group.weight_decay
         return out
@@ -83,8 +84,8 @@ class Adam(Optimizer):
     def _update(self, g: Tensor, state: dict[str, Tensor], k: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         b1, b2 = self.betas
         m = state["exp_avg"] + (g - state["exp_avg"]) * (1 - b1)
-        v = state["exp_avg_sq"] * b2 + g * g * (1 - b2)
-        return m / (v.sqrt() * k["root"] + self.eps) * k["step"], {"exp_avg": m, "exp_avg_sq": v}
+        v = state["exp_avg_sq"] + (g * g - state["exp_avg_sq"]) * (1 - b2)
+        return m / (v.sqrt() + k["eps"]) * k["step"], {"exp_avg": m, "exp_avg_sq": v}
 
 
 class AdamW(Adam):
