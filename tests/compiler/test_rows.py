@@ -73,9 +73,9 @@ def lowered(step: Step, isa: str) -> Lowered:
 @pytest.mark.parametrize("isa", ISAS)
 def test_forward_and_backward_take_turns(step: Step, isa: str) -> None:
     low = lowered(step, isa)
-    runs = [run for phase in low.phases for run in together(phase) if len(run) > 1]
+    runs = [run for phase in low.phases for run in together(phase, BATCH) if len(run) > 1]
     assert len(runs) >= 3
-    assert any(slices_of(p) for p in low.phases if any(len(r) > 1 for r in together(p)))
+    assert any(slices_of(p) for p in low.phases if any(len(r) > 1 for r in together(p, BATCH)))
     assert sum(k.range.slices > 0 for run in runs for k in run) >= 4, "sums take part"
 
 
@@ -190,4 +190,4 @@ def test_what_is_read_beside_the_batch_is_not_read_again_in_every_turn() -> None
 
     forward(np.zeros((64, 512, 64), np.float32))
     heavy = next(k for k in forward.lowered().kernels if "matmul" in k.name)
-    assert all(run == [heavy] for phase in forward.lowered().phases for run in together(phase) if heavy in run)
+    assert all(run == [heavy] for phase in forward.lowered().phases for run in together(phase, 64) if heavy in run)

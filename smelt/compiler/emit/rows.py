@@ -22,7 +22,7 @@ def emit_rows(
     pointer: Pointer,
     counter: str = "",
 ) -> str:
-    """Return the function, for ``turn`` rows at a time or, where there are ``slices``, one of them.
+    """Return the function, for ``turn`` rows at a time or, where there are ``slices``, so many of these.
 
     With a ``counter`` of cycles, it adds each kernel's to ``sums``.
     """
@@ -35,7 +35,6 @@ def emit_rows(
     names = {b: f"%own{i}" for i, b in enumerate(own)}
     pointers, arguments = addresses(run, calls, pointer, names)
     lines += pointers
-    step = 1 if slices else turn
     lines += [
         "  br label %next",
         "next:",
@@ -43,7 +42,8 @@ def emit_rows(
         "  %left = icmp slt i64 %at, %high",
         "  br i1 %left, label %turn, label %out",
         "turn:",
-        f"  %after = add i64 %at, {step}",
+        f"  %further = add i64 %at, {turn}",
+        "  %after = call i64 @llvm.smin.i64(i64 %further, i64 %high)",
     ]
     if slices:
         lines += [
@@ -53,11 +53,7 @@ def emit_rows(
             f"  %hi = sdiv i64 %last, {slices}",
         ]
     else:
-        lines += [
-            "  %lo = add i64 %at, 0",
-            "  %beyond = icmp sgt i64 %after, %high",
-            "  %hi = select i1 %beyond, i64 %high, i64 %after",
-        ]
+        lines += ["  %lo = add i64 %at, 0", "  %hi = add i64 %after, 0"]
     for buffer, name in names.items():
         lines += [
             f"  {name}.first = mul i64 %lo, {-buffer.row_bytes}",

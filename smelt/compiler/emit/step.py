@@ -18,7 +18,7 @@ from smelt.compiler.emit.turns import emit_turns
 from smelt.compiler.loops import Buffer, Kernel, Range
 from smelt.compiler.passes.bands import takes_turns
 from smelt.compiler.passes.memory import Memory
-from smelt.compiler.passes.rows import has_own_places, rows_in_turn, slices_of, together
+from smelt.compiler.passes.rows import has_own_places, rows_in_turn, slices_in_turn, slices_of, together
 
 Shares = dict[tuple[Range, int, bool], int]  # shares by range, slices of the phase, own places; numbered
 _TEAM = [f"  %teamslot = getelementptr i8, ptr %ctx, i64 {CTX_TEAM}", "  %team = load ptr, ptr %teamslot, align 8"]
@@ -71,7 +71,7 @@ class StepEmitter:
                 text.append(self._turns(i, phase, stamps))
                 lines += self._both_halves(i, len(phase), stamp if stamps else None)
                 continue
-            for run in together(phase):
+            for run in together(phase, self.capacity):
                 calls += 1
                 lines += self._shared(run, phase, shares, calls, text, stamp if stamps else None)
         if failed:
@@ -92,7 +92,7 @@ class StepEmitter:
         for i, phase in enumerate(phases):
             lines.append(f"phase{i}:")
             shares: Shares = {}
-            for run in together(phase):
+            for run in together(phase, self.capacity):
                 calls += 1
                 lines += self._shared(run, phase, shares, calls, text)
             lines.append("  br label %out")
@@ -162,9 +162,10 @@ class StepEmitter:
         s = shares[key]
         if len(run) == 1:
             return [*lines, *self._call(run[0], number, s), *(stamp() if stamp else [])]
+        self.declare("i64 @llvm.smin.i64(i64, i64)")
         name = f"rows{len(self._texts)}"
         counter = self._counter() if stamp else ""
-        turn = rows_in_turn(run, self.capacity)
+        turn = slices_in_turn(run, self.capacity, cut) if cut else rows_in_turn(run, self.capacity)
         text.append(emit_rows(name, run, cut, turn, self.calls, _pointer, counter))
         self._texts.append(name)
         sums = f"%sums.{name}"

@@ -209,6 +209,7 @@ class ContractLowering:
             left = stop + start * -1
             end = stop if last else start + self.b.let("tiles", "muldiv", left, 1, size) * size
             with self.b.loop("row", start, end, size) as row:
+                self.e.row, self.e.span = row, size
                 body(row, size)
             start = end
 

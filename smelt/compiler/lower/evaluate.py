@@ -54,6 +54,7 @@ class Evaluator:
 
     def __init__(self, plan: Plan, group: Group, builder: Builder, row: Index | None = None) -> None:
         self.plan, self.group, self.b, self.row = plan, group, builder, row
+        self.span = 1  # rows from ``row`` on that are the kernel's own
         self.slices = False  # rows are walked within slices of their own
         self.given: dict[Node, Value] = {}
         self.tile: tuple[Node, dict[tuple[Index, ...], Value]] | None = (
@@ -63,10 +64,12 @@ class Evaluator:
         self._mine = set(group.nodes)
         self._uniform: dict[Node, Value] = {}
         self._memo: dict[tuple, Value] = {}
+        self._panels: dict[tuple[Index, int], Index] = {}
 
     def fresh(self) -> None:
         """Forget values of the point before: a new loop body begins."""
         self._memo = {}
+        self._panels = {}
 
     def hoist(self, nodes: Sequence[Node], lanes: int) -> None:
         """Load scalars that ``nodes`` read once, before the loops."""
@@ -126,11 +129,26 @@ class Evaluator:
         """Return the element index of a coordinate, which is even along an axis of pairs."""
         if storage.pair is not None:
             coords = [c.half() if axis == storage.pair else c for axis, c in enumerate(coords)]
-        return dot(coords, storage.strides, storage.offset)
+        flat = dot(coords, storage.strides, storage.offset)
+        if storage.panel is None:
+            return flat
+        width, stride = storage.panel
+        return flat + self._panel(coords[storage.strides.index(1)], width) * (stride - width)
+
+    def _panel(self, i: Index, width: int) -> Index:
+        """Return the number of the panel of so many elements in which the ``i``-th is."""
+        if not i.terms:
+            return Index(i.const // width)
+        if (i, width) not in self._panels:
+            self._panels[i, width] = self.b.let("panel", "muldiv", i, 1, width)
+        return self._panels[i, width]
 
     def _note(self, node: Node, storage: Storage, coords: Sequence[Index]) -> None:
         rows = node.spec.rows
-        own = self.slices or (self.row is not None and rows is not None and coords[rows.axis] == self.row)
+        own = self.slices
+        if self.row is not None and rows is not None:
+            beyond = coords[rows.axis] + self.row * -1
+            own |= not beyond.terms and 0 <= beyond.const < self.span
         if rows is None or rows.per != 1 or not own:
             self.b.unaligned.add(storage.buffer)
 

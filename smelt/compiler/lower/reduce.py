@@ -347,7 +347,7 @@ class ReduceLowering:
         follows = self.rows is not None and (outer, 1) == (self.rows.axis, self.rows.per) and outer != self.pair
         if follows:
             nbytes = self.work * ITEMSIZE[self.dtype]
-            count = max(SLICES, slices(nbytes, min(self.full[outer], self.work // (FEW * results))))
+            count = max(SLICES, slices(nbytes, self.full[outer], self.work // (FEW * results)))
         partial = [Buffer(f"{self.name}_{i}", self.dtype, count * results, "arena") for i in range(len(self.roots))]
         strides, step = {}, 1
         ordered = [a for a in self.order if a in self.kept and a != self.lane] + (

@@ -126,4 +126,4 @@ def _slices(p: Part) -> int:
     """Return the number of slices: at most the samples, and as many as are small beside the operands."""
     results = 4 * math.prod(p.extent[name] for name in [*p.outer, *p.rows, p.lane])
     nbytes = p.a.buffer.nbytes + p.b.buffer.nbytes
-    return slices(nbytes, min(p.extent[p.ks[0]], nbytes // (SHARE * results)))
+    return slices(nbytes, p.extent[p.ks[0]], nbytes // (SHARE * results))

@@ -17,17 +17,18 @@ from smelt.compiler.lower.tiles import Tile
 
 SLICES = 16  # of a batch, at least where there are as many rows
 MOST_SLICES = 256
+SLICE_ROWS = 16  # of a batch, at most: as long as a turn needs to be, see :mod:`smelt.compiler.passes.rows`
 SLICE_BYTES = 1 << 17  # half a second-level cache
 FEW = 8  # vectors of a tile that has no products itself: what follows is written out for each
 
 
-def slices(nbytes: int, most: int) -> int:
-    """Return into how many slices to cut what takes ``nbytes``: a power of two, at most ``most``.
+def slices(nbytes: int, rows: int, most: int) -> int:
+    """Return into how many slices to cut a batch of ``rows`` that takes ``nbytes``: a power of two, at most ``most``.
 
     It depends on sizes alone, as bits do. A slice fits in a cache, for the kernel that reads what another wrote.
     """
-    fit = 1 << max(nbytes // SLICE_BYTES - 1, 0).bit_length()
-    return min(max(fit, SLICES), MOST_SLICES, 1 << max(most, 1).bit_length() - 1)
+    fit = 1 << max(nbytes // SLICE_BYTES - 1, rows // SLICE_ROWS - 1, 0).bit_length()
+    return min(max(fit, SLICES), MOST_SLICES, 1 << max(min(rows, most), 1).bit_length() - 1)
 
 
 def few(tile: Tile) -> Tile:

@@ -90,11 +90,14 @@ class Operands:
         axis %= len(node.shape)
         return storage.strides[axis] == 1 or node.shape[axis] == 1
 
-    def reorder(self, node: Node, i: int, order: Order) -> None:
-        """Let ``node`` read a copy of its operand ``i`` in another order."""
+    def reorder(self, node: Node, i: int, order: Order, panels: int | None = None) -> None:
+        """Let ``node`` read a copy of its operand ``i`` in another order; in ``panels`` for so many rows of results."""
         x = self.p.operand(node, i)
+        where = self.assign.arena(x, order)
+        if panels is not None:
+            where = self._in_panels(where, x, order[-1], panels)
         why = f"{node.opname} fills its vectors along another axis of this operand"
-        self.p.operands[(node, i)] = self.assign.copy(x, self.assign.arena(x, order), why)
+        self.p.operands[(node, i)] = self.assign.copy(x, where, why)
 
     def _widen(self, node: Node) -> None:
         """Let a contraction read 16-bit operands in float32: converting them once is less than at every use."""
@@ -130,7 +133,8 @@ class Operands:
             arank = len(a.shape)
             self.reorder(node, 0, (*range(arank - 2), arank - 1, arank - 2))
         elif not along_rows and not columns:
-            self.reorder(node, 1, tuple(range(len(b.shape))))
+            plain = len(a.shape) == len(b.shape) == 2
+            self.reorder(node, 1, tuple(range(len(b.shape))), node.shape[0] if plain else None)
         self._widen(node)
 
     def _ragged_lane(self, node: Node, axis: int) -> bool:
@@ -144,7 +148,7 @@ class Operands:
 
         With rows of several KB, every step of the ks is in another page, which nothing prefetches.
         """
-        (a, b), rank = (self.p.operand(node, i) for i in (0, 1)), len(node.shape)
+        b, rank = self.p.operand(node, 1), len(node.shape)
         where = self.p.storage[b]
         mine = self.p.own and b.kind == "state" and len(self.f.consumers[b]) == 1
         if not mine or where.pair is not None or node in self.p.pairs or node in self.p.lane_rows:
@@ -155,15 +159,21 @@ class Operands:
             lane, rows = 1, node.shape[0]
         else:
             return
+        a = self.p.operand(node, 0)
+        if where.buffer.nbytes > self.p.storage[a].buffer.nbytes:
+            self.p.storage[b] = self._in_panels(where, b, lane, rows)
+
+    def _in_panels(self, where: Storage, b: Node, lane: int, rows: int) -> Storage:
+        """Return where a right operand lies: if it is large, in panels along ``lane`` for so many rows of results."""
         size, lanes = b.shape[lane], self.assign.isa.lanes("f32")
-        large = where.buffer.nbytes > max(B_COLUMNS, self.p.storage[a].buffer.nbytes)
-        if not large or self.assign.isa.block or size % lanes or where.strides[lane] != 1:
-            return
+        small = where.buffer.nbytes <= B_COLUMNS
+        if small or self.assign.isa.block or size % lanes or where.strides[lane] != 1:
+            return where
         width = choose_panel(rows, size // lanes, self.assign.isa.registers) * lanes
         if width == size:
-            return
+            return where
         strides = tuple(s if s == 1 else s // size * width for s in where.strides)
-        self.p.storage[b] = replace(where, strides=strides, panel=(width, b.spec.size // size * width))
+        return replace(where, strides=strides, panel=(width, b.spec.size // size * width))
 
     # --- pairs -------------------------------------------------------------------------------------------------
 

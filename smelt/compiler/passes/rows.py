@@ -22,7 +22,9 @@ from smelt.graph.graph import Node
 
 LARGE = 1 << 19  # bytes that one kernel leaves for another, from which on they take turns: half a second-level cache
 TURN = 1 << 19  # bytes that the kernels touch in a turn, of what follows the batch
-HEAVY = 1 << 18  # bytes a kernel reads beside, from which on reading them in every turn would cost more than it saves
+HEAVY = 1 << 18  # bytes a kernel reads beside, from which on turns must be long enough to read them again in each
+MACS_PER_BYTE = 4  # of what is read beside, which is then read at 15 GB/s by a thread at its peak
+TURNS = 8  # of a batch, at least, where turns are long
 
 
 def slices_of(phase: Sequence[Kernel]) -> int:
@@ -30,11 +32,11 @@ def slices_of(phase: Sequence[Kernel]) -> int:
     return min((k.range.slices for k in phase if k.range.slices), default=0)
 
 
-def together(phase: Sequence[Kernel]) -> list[list[Kernel]]:
+def together(phase: Sequence[Kernel], capacity: int) -> list[list[Kernel]]:
     """Return the kernels of a phase in order, those together that take turns."""
     out: list[list[Kernel]] = []
     for kernel in phase:
-        if out and all(map(_follows_batch, (*out[-1], kernel))):
+        if out and all(_follows_batch(k, capacity) for k in (*out[-1], kernel)):
             out[-1].append(kernel)
         else:
             out.append([kernel])
@@ -49,7 +51,12 @@ def has_own_places(kernels: Sequence[Kernel]) -> bool:
 def rows_in_turn(run: Sequence[Kernel], capacity: int) -> int:
     """Return how many rows each kernel of a run does in a turn, where the phase has no slices."""
     touched: set[Buffer] = set().union(*(k.aligned for k in run))
-    return max(1, TURN * capacity // max(sum(b.nbytes for b in touched), 1))
+    return max(_least_rows(run, capacity), TURN * capacity // max(sum(b.nbytes for b in touched), 1))
+
+
+def slices_in_turn(run: Sequence[Kernel], capacity: int, cut: int) -> int:
+    """Return how many slices each kernel of a run does in a turn."""
+    return -(-_least_rows(run, capacity) * cut // capacity)
 
 
 def give_own_places(phases: Sequence[Sequence[Kernel]], plan: Plan, capacity: int) -> None:
@@ -61,8 +68,8 @@ def give_own_places(phases: Sequence[Sequence[Kernel]], plan: Plan, capacity: in
     rows = _row_elements(plan, capacity)
     for phase in phases:
         cut = slices_of(phase)
-        for run in (r for r in together(phase) if len(r) > 1):
-            turn = -(-capacity // cut) if cut else rows_in_turn(run, capacity)
+        for run in (r for r in together(phase, capacity) if len(r) > 1):
+            turn = -(-slices_in_turn(run, capacity, cut) * capacity // cut) if cut else rows_in_turn(run, capacity)
             for buffer in set[Buffer]().union(*(k.aligned for k in run)):
                 mine = all(k in run and buffer in k.aligned for k in users[buffer])
                 if mine and rows.get(buffer) and turn < capacity:
@@ -100,9 +107,20 @@ def _drop_prefetches(body: list[Stmt], buffer: Buffer) -> None:
             _drop_prefetches(s.body, buffer)
 
 
-def _follows_batch(kernel: Kernel) -> bool:
-    beside = kernel.reads - kernel.aligned - kernel.writes  # its own sums are those of one slice in a turn
-    return (kernel.range.rows or kernel.range.slices > 0) and sum(b.nbytes for b in beside) <= HEAVY
+def _follows_batch(kernel: Kernel, capacity: int) -> bool:
+    follows = kernel.range.rows or kernel.range.slices > 0
+    return follows and (_beside(kernel) <= HEAVY or _least_rows([kernel], capacity) * TURNS <= capacity)
+
+
+def _beside(kernel: Kernel) -> int:
+    """Return the bytes a kernel reads that do not follow the batch; its own sums are those of one slice in a turn."""
+    return sum(b.nbytes for b in kernel.reads - kernel.aligned - kernel.writes)
+
+
+def _least_rows(run: Sequence[Kernel], capacity: int) -> int:
+    """Return how many rows a turn needs at least, for products that hide the reading of what is beside the batch."""
+    heavy = [k for k in run if _beside(k) > HEAVY]
+    return max((-(-_beside(k) * MACS_PER_BYTE * capacity // max(k.macs, 1)) for k in heavy), default=1)
 
 
 def _passes_on(run: Sequence[Kernel]) -> bool:
@@ -132,14 +150,16 @@ def units_of(
         units = kernel.range.units(rows)
         return units * thread // threads, units * (thread + 1) // threads
 
-    for run in together(phase):
+    for run in together(phase, capacity):
         if len(run) == 1:
             out.append((run[0], *share(run[0])))
         elif cut:
-            for s in range(first, last):
+            turn = slices_in_turn(run, capacity, cut)
+            for s in range(first, last, turn):
+                after = min(s + turn, last)
                 for k in run:
                     each = k.range.const // cut
-                    inside = (rows * s // cut, rows * (s + 1) // cut) if k.range.rows else (s * each, (s + 1) * each)
+                    inside = (rows * s // cut, rows * after // cut) if k.range.rows else (s * each, after * each)
                     out.append((k, *inside))
         else:
             low, high = share(run[0])

@@ -1,7 +1,8 @@
 """Schedule: order the kernels and cut them into phases, with a barrier between two phases.
 
 In: kernels with the nodes they load and define. Out: phases. Two kernels that need each other's data share a phase
-when both cut the batch alike and touch that data only at their own rows: what a thread wrote, it reads itself.
+when both cut the batch alike and touch that data only at their own rows: what a thread wrote, it reads itself. What
+follows the batch runs in the phase of its first reader, if they can share it, and can then take turns with it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Task:
 
 
 def schedule(tasks: list[Task]) -> list[list[Kernel]]:
-    """Return the phases, each kernel in the earliest it can run in."""
+    """Return the phases: each kernel in the earliest it can run in, or in its reader's."""
     phase: dict[Task, int] = {}
     order: list[Task] = []
     state: dict[Task, int] = {}
@@ -48,7 +49,7 @@ def schedule(tasks: list[Task]) -> list[list[Kernel]]:
                 continue
             level = 0
             for before, buffer in task.after:
-                together = buffer in before.kernel.aligned and buffer in task.kernel.aligned
+                together = _share(before, task, buffer)
                 needed = phase[before] + (0 if together else 1)
                 if needed > level or (needed == level and not together):
                     level, task.kernel.barrier = needed, None if together else (before.kernel, buffer)
@@ -57,7 +58,27 @@ def schedule(tasks: list[Task]) -> list[list[Kernel]]:
 
     for task in tasks:
         visit(task)
+    _sink(order, phase)
     phases: list[list[Kernel]] = [[] for _ in range(max(phase.values(), default=-1) + 1)]
     for task in order:
         phases[phase[task]].append(task.kernel)
-    return phases
+    # None of a phase depends on one of the other kind: those that may take turns lie side by side.
+    return [sorted(kernels, key=lambda k: k.range.rows or k.range.slices > 0) for kernels in phases]
+
+
+def _share(before: Task, after: Task, buffer: Buffer) -> bool:
+    """Return whether two kernels may share a phase although a buffer passes between them."""
+    return buffer in before.kernel.aligned and buffer in after.kernel.aligned
+
+
+def _sink(order: list[Task], phase: dict[Task, int]) -> None:
+    """Move kernels over rows of the batch into the phase of what first needs them, where both may share it."""
+    limits: dict[Task, list[tuple[int, bool]]] = {}
+    for task in reversed(order):
+        if task in limits and task.kernel.range.rows:
+            latest, shared = max(limits[task], key=lambda limit: (-limit[0], limit[1]))
+            if shared:
+                phase[task] = latest
+        for before, buffer in task.after:
+            shared = _share(before, task, buffer)
+            limits.setdefault(before, []).append((phase[task] - (not shared), shared))
