@@ -77,8 +77,9 @@ class QueuedExecutable(Executable):
             self._enough_places()
             outputs = self._queue(arrays, rows) if self._queues and not self._replaced else None
             if outputs is None:
-                pending.settle_all()
-                outputs = self._timed([self._clear_of_state(a) for a in arrays], rows)
+                if pending.jobs:
+                    pending.settle_all()
+                outputs = self._timed(self._clear_of_state(arrays), rows)
             return outputs
 
     def _timed(self, arrays: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ in several Python threads at once, each call in an arena of its own; one that wr
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import os
 import queue
@@ -111,17 +112,17 @@ class Executable:
         """Use other arrays as state from the next call on; calls that run keep those they began with."""
         bound = list(states)
         spans = [(a.ctypes.data, a.ctypes.data + a.nbytes) for a, w in zip(bound, self._written, strict=True) if w]
-        self._spans = spans
-        self._low, self._high = min((s for s, _ in spans), default=0), max((z for _, z in spans), default=0)
+        self._starts, self._ends = [s for s, _ in sorted(spans)], [z for _, z in sorted(spans)]
         self.states = bound
 
-    def _clear_of_state(self, array: np.ndarray) -> np.ndarray:
-        """Return the array, or a copy where the step would overwrite what it is given."""
-        start = array.ctypes.data
-        end = start + array.nbytes
-        if start < self._high and self._low < end and any(start < z and s < end for s, z in self._spans):
-            return array.copy()
-        return array
+    def _clear_of_state(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Return arrays, with copies of those that the step would overwrite while it reads them."""
+        for i, array in enumerate(arrays):
+            start = native.address(array)
+            before = bisect.bisect_left(self._starts, start + array.nbytes)  # states that begin before it ends
+            if before and self._ends[before - 1] > start:
+                return [*arrays[:i], array.copy(), *self._clear_of_state(arrays[i + 1 :])]
+        return arrays
 
     # --- frames ------------------------------------------------------------------------------------------------
 
@@ -227,7 +228,7 @@ class Executable:
         refuse_inside_call()
         with self._team.writing:
             pending.settle_all()
-            return self._call([self._clear_of_state(a) for a in arrays], rows)
+            return self._call(self._clear_of_state(arrays), rows)
 
     def _call(self, arrays: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
         try:
