@@ -2,8 +2,13 @@
 
 In: a group of ``conv2d_winograd_lines``, or of ``winograd_line_weights``. Out: one kernel. For a block of an image's
 lines it transforms each once for all channels out, all pixels at a time: pixels and channels of a line lie together.
-Then two by two pixels of the result take the products of two lines of frequencies, added up over the lines of taps in
-registers, and are transformed back, on which what follows is computed. Lines wait on the thread's own stack.
+Then two by two pixels of the result take the products of two lines, two frequencies at a time: they are added up over
+the lines of taps in registers, and transformed back at once, beside the multiply-adds of the next. What follows is
+computed on the pixels. Lines wait on the thread's own stack.
+
+All frequencies at a time take 24 sums, and nothing runs beside the transform and what follows: written in C for 32
+channels of 5 x 5 taps on one thread of Zen 4, 145 cycles for 2 x 2 pixels instead of 135, of which the multiply-adds
+are 120.
 """
 
 from __future__ import annotations
@@ -25,7 +30,8 @@ from smelt.graph.graph import Node
 from smelt.ops.primitive import short_dtype
 from smelt.ops.winograd import LINE_FACTOR, LINE_IMAGE, LINE_KERNEL, LINE_RESULT, TILE
 
-SUMS = 24  # in registers
+SUMS = 24  # and pixels, in registers
+TOGETHER = 2  # frequencies
 
 
 class LinesLowering(ContractLowering):
@@ -51,7 +57,7 @@ class LinesLowering(ContractLowering):
         self.e = Evaluator(self.plan, self.group, self.b, self.row)
         self.e.hoist(self.group.members(), self.vl)
         taps = self.patch - 1
-        held = f"{TILE * self.patch * self.vectors} of {self.isa.registers} registers"
+        held = f"{TILE * (TOGETHER + TILE) * self.vectors} of {self.isa.registers} registers"
         self.b.choose(
             "registers", f"Winograd along lines: {self.patch} products for {2 * taps} of a direct one, {held}"
         )
@@ -61,7 +67,7 @@ class LinesLowering(ContractLowering):
         return self.b.finish(units), self.e.used
 
     def _fits(self, vectors: int) -> bool:
-        return TILE * self.patch * vectors <= min(SUMS, self.isa.registers)
+        return TILE * (TOGETHER + TILE) * vectors <= min(SUMS, self.isa.registers)
 
     # --- loops -------------------------------------------------------------------------------------------------
 
@@ -93,7 +99,7 @@ class LinesLowering(ContractLowering):
             loop("x", 0, self.p.extent["x"]) as x,
             loop("c", 0, self.p.extent["c"], wide) as c,
         ):
-            self._finish_patch({"n": n, "y": first + y, "x": x, "c": c}, y, self._sums(y, x, c))
+            self._finish_patch({"n": n, "y": first + y, "x": x, "c": c}, self._pixels(y, x, c))
 
     def _transform(self, n: Index, first: Index) -> None:
         """Transform the lines that a block reads, a vector of pixels (and channels) at a time."""
@@ -115,40 +121,52 @@ class LinesLowering(ContractLowering):
             if whole < numbers:  # the last vector ends with the last pixel that is read
                 vector(line, Index(numbers - self.vl))
 
-    def _sums(self, y: Index, x: Index, c: Index) -> list[Value]:
-        """Return the sums of products of two lines of frequencies: by line, frequency and vector."""
+    def _pixels(self, y: Index, x: Index, c: Index) -> list[list[Value]]:
+        """Return, by vector, 2 x 2 pixels of the result."""
+        last, inner = self.patch - 1, range(1, self.patch - 1)
+        totals: list[Value | None] = [None] * (TILE * TILE * self.vectors)
+        for some in [*zip(inner[::2], inner[1::2], strict=True), (0, last)]:
+            sums = iter(self._sums(y, x, c, some))
+            for f in some:
+                for r in range(TILE):
+                    for v in range(self.vectors):
+                        value = next(sums)
+                        for j, row in enumerate(LINE_RESULT[last]):
+                            i = (v * TILE + r) * TILE + j
+                            totals[i] = _added(self.b, totals[i], row[f], value)
+        pixels = [t for t in totals if t is not None]
+        return [pixels[v * TILE * TILE : (v + 1) * TILE * TILE] for v in range(self.vectors)]
+
+    def _sums(self, y: Index, x: Index, c: Index, some: Sequence[int]) -> list[Value]:
+        """Return the sums of products of two lines, by frequency (of ``some``), line and vector."""
         b, u, vl = self.b, self.p.b, self.vl
         left = y * (TILE * self.patch * self.span) + x * (TILE * self.channels)
         right = c * u.strides[3] + u.offset
-        zeros = [b.const(0.0, self.dtype, vl)] * (TILE * self.patch * self.vectors)
+        zeros = [b.const(0.0, self.dtype, vl)] * (len(some) * TILE * self.vectors)
         with b.carry("kh", 0, self.taps, zeros) as (kh, values):
             acc = list(values)
             for ic in range(self.channels):
-                for f in range(self.patch):
+                for i, f in enumerate(some):
                     at = right + kh * u.strides[0] + (f * u.strides[1] + ic * u.strides[2])
                     weights = [b.load(u.buffer, at + v * vl, vl) for v in range(self.vectors)]
                     for r in range(TILE):
                         here = left + kh * (self.patch * self.span) + ((r * self.patch + f) * self.span + ic)
                         pixel = b.splat(b.load(self.transformed, here), vl)
                         for v, weight in enumerate(weights):
-                            i = (r * self.patch + f) * self.vectors + v
-                            acc[i] = b.op("fma", pixel, weight, acc[i])
+                            k = (i * TILE + r) * self.vectors + v
+                            acc[k] = b.op("fma", pixel, weight, acc[k])
             values[:] = acc
         return values
 
-    def _finish_patch(self, at: dict[str, Index], y: Index, sums: list[Value]) -> None:
-        """Make 2 x 2 pixels of the result of the sums, and what follows."""
+    def _finish_patch(self, at: dict[str, Index], values: list[list[Value]]) -> None:
+        """Compute what follows on 2 x 2 pixels of the result."""
         pixels = [[("wy", i), ("wx", j)] for i in range(TILE) for j in range(TILE)]
         for v in range(self.vectors):
-            values = []
-            for r in range(TILE):
-                line = sums[r * self.patch * self.vectors + v : (r + 1) * self.patch * self.vectors : self.vectors]
-                values += [_combined(self.b, row, line) for row in LINE_RESULT[self.patch - 1]]
             here = {**at, "c": at["c"] + v * self.vl}
             if self.p.window:
-                self._finish_pooled(self.p, here, [[]], pixels, [(0, self.vl)], values)
+                self._finish_pooled(self.p, here, [[]], pixels, [(0, self.vl)], values[v])
             else:
-                self._finish(self.p, here, pixels, [(0, self.vl)], values)
+                self._finish(self.p, here, pixels, [(0, self.vl)], values[v])
 
 
 def _combined(b: Builder, factors: Sequence[float] | np.ndarray, values: Sequence[Value]) -> Value:
@@ -156,15 +174,21 @@ def _combined(b: Builder, factors: Sequence[float] | np.ndarray, values: Sequenc
     terms = sorted(((float(f), v) for f, v in zip(factors, values, strict=True) if f), key=lambda t: t[0] != 1.0)
     total: Value | None = None
     for factor, value in terms:
-        if factor == 1.0:
-            total = value if total is None else b.op("add", total, value)
-        elif factor == -1.0 and total is not None:
-            total = b.op("sub", total, value)
-        else:
-            times = b.const(factor, value.dtype, value.lanes)
-            total = b.op("mul", value, times) if total is None else b.op("fma", value, times, total)
+        total = _added(b, total, factor, value)
     assert total is not None
     return total
+
+
+def _added(b: Builder, total: Value | None, factor: float, value: Value) -> Value | None:
+    """Return a sum, or none yet, plus a value times a factor."""
+    if factor == 0.0:
+        return total
+    if factor == 1.0:
+        return value if total is None else b.op("add", total, value)
+    if factor == -1.0 and total is not None:
+        return b.op("sub", total, value)
+    times = b.const(float(factor), value.dtype, value.lanes)
+    return b.op("mul", value, times) if total is None else b.op("fma", value, times, total)
 
 
 def lower_line_weights(plan: Plan, group: Group, isa: Isa, name: str) -> tuple[list[Kernel], set[Node]]:
