@@ -154,9 +154,12 @@ class Builder:
 
     def fresh(self, name: str) -> str:
         """Return a variable name not used before in this kernel."""
-        n = self._vars.get(name, 0)
-        self._vars[name] = n + 1
-        return name if n == 0 else f"{name}{n}"
+        n, own = self._vars.get(name, 0), name
+        while n and own in self._vars:  # "i" may follow "i1"
+            own, n = f"{name}{n}", n + 1
+        self._vars[name] = n or 1
+        self._vars.setdefault(own, 1)
+        return own
 
     def let(self, name: str, op: str, *args: AnyIndex) -> Index:
         """Define an integer variable by ``min``, ``max`` or ``muldiv``."""

@@ -8,6 +8,7 @@ import numpy as np
 
 import smelt
 from smelt import nn, ops
+from smelt.compiler.builder import Builder
 from smelt.tensor import Tensor
 
 
@@ -75,3 +76,9 @@ def test_images_that_are_pooled_to_one_pixel() -> None:
         return (nn.functional.max_pool2d(nn.functional.conv2d(x, Tensor(w)).relu(), 2),)
 
     assert_compiled_equals_eager(function, normal(21, 1, 4, 8))
+
+
+def test_a_numbered_name_is_not_given_twice() -> None:
+    builder = Builder("kernel")
+    names = [builder.fresh(name) for name in ("i1", "i", "i", "i1", "k", "k")]
+    assert names == ["i1", "i", "i2", "i11", "k", "k1"]

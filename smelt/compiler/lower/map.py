@@ -67,12 +67,18 @@ class MapLowering:
             return self.b.finish(Range(per=rows.per, grain=2 if parallel == self.pair else 1)), self.e.used
         return self._without_rows(runs, {})
 
+    def _read_first(self, node: Node) -> Node:
+        """Return the first operand of a node, or what that is converted from as it is read."""
+        source = self.plan.operand(node, 0)
+        cast = source in self.plan.fusion.inline and source.opname == "cast"
+        return self.plan.operand(source, 0) if cast else source
+
     def _copies_along(self, axis: int) -> bool:
         """Return whether this turns what lies contiguously along ``axis``: it is better not cut there."""
         (node, *more) = self.group.nodes
         if node.opname not in TURNING or more:
             return False
-        source = self.plan.storage.get(self.plan.operand(node, 0))
+        source = self.plan.storage.get(self._read_first(node))
         return source is not None and source.strides[axis] == 1 and self.shape[axis] >= self.lanes
 
     def _reads_input(self) -> bool:
@@ -225,7 +231,7 @@ class MapLowering:
             return None
         if self.pair is not None:
             return None
-        source = self.plan.operand(node, 0)
+        source = self._read_first(node)
         if source not in self.plan.storage or self.lanes < 4:
             return None
         read, written = self.plan.storage[source].strides, self.stores[0][1].strides

@@ -2,7 +2,7 @@
 
 In: a traced graph in which the operands of contractions are cast to 16 bits. Out: a graph in which a value of the
 batch that is rounded for one reader is rounded for all, so that it is stored once, and what pooling reads on the way to
-such a value is rounded as well. A graph without such casts is returned as it is.
+such a value is rounded as well, unless it is a convolution's result. A graph without such casts is returned as it is.
 
 Rounding a value that is rounded after the pooling anyway changes which of two nearly equal elements wins, nothing else.
 Parameters, values that do not follow the batch, and what the step returns keep their 32 bits.
@@ -64,9 +64,17 @@ def _values(casts: list[Node]) -> set[int]:
         out.add(id(node))
         while node.opname == "relu" or node.opname in VIEWS or _is_mask(node):
             node = node.inputs[1 if node.opname == "where" else 0]
-        if node.opname == "max_pool2d" or (node.opname == "max_pool2d_grad" and _apart(node)):
+        pools = node.opname == "max_pool2d" and not _is_convolved(node.inputs[0])
+        if pools or (node.opname == "max_pool2d_grad" and _apart(node)):
             stack.append(node.inputs[0])
     return out
+
+
+def _is_convolved(node: Node) -> bool:
+    """Return whether a node is a convolution with a bias or a ReLU: pooled in the same kernel, it is never stored."""
+    while node.opname == "relu" or (node.opname == "add" and node.inputs[1].spec.rows is None):
+        node = node.inputs[0]
+    return node.opname == "conv2d"
 
 
 def _is_mask(node: Node) -> bool:

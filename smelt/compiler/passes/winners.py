@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from smelt import ops
 from smelt.compiler.passes.simplify import NO_PADDING, Rewriter, rewritten
 from smelt.graph.graph import Graph, Node
 from smelt.ops.contraction import Pair
-from smelt.ops.primitive import FLOAT32, Primitive, Spec
+from smelt.ops.primitive import FLOAT32, Primitive, Spec, is_half
 
 BESIDE = 4  # pixels stored side by side: the elements of a window, at most 2 x 2
 LANES = 16  # of the vectors that are picked from and into
@@ -86,12 +87,17 @@ def span(attrs: dict[str, Any], channels: int) -> int:
 
 
 def read_winners(graph: Graph) -> Graph:
-    """Return the graph; inputs and states are the same nodes."""
+    """Return the graph; inputs and states are the same nodes.
+
+    Of a gradient that was rounded to 16 bits, the elements that are spread are such numbers: what rounds them again
+    changes nothing, and products and sums of them read the rounded gradient as float32.
+    """
     readers: dict[Node, list[Node]] = {}
     for node in graph.nodes():
-        for i in node.inputs:
-            readers.setdefault(i, []).append(node)
-    kept = {*graph.outputs, *graph.updates.values()}
+        if _wide(node) is node:
+            for i in node.inputs:
+                readers.setdefault(_wide(i), []).append(node)
+    kept = {_wide(n) for n in (*graph.outputs, *graph.updates.values())}
     spread = {n for n in graph.nodes() if n not in kept and _may_stay_pooled(n, readers.get(n, []))}
     if not spread:
         return graph
@@ -99,12 +105,22 @@ def read_winners(graph: Graph) -> Graph:
     def rule(r: Rewriter, node: Node, inputs: tuple[Node, ...], new: dict[Node, Node]) -> Node:
         if node in spread:
             return _pooled(r, *(new[i] for i in _whole(node)))
-        if node.opname == "conv2d_weight_grad" and node.inputs[1] in spread:
-            return _winner_grad(r, node, inputs[0], inputs[1], new[_whole(node.inputs[1])[1]])
+        if _wide(node) in spread:
+            return new[_wide(node)]
+        if node.opname == "conv2d_weight_grad" and _wide(node.inputs[1]) in spread:
+            whole = _wide(node.inputs[1])
+            return _winner_grad(r, node, whole, inputs[0], new[whole], new[_whole(whole)[1]])
         assert node.op is not None
         return r.node(node.op, inputs, node.attrs, node.spec)
 
     return rewritten(graph, rule)
+
+
+def _wide(x: Node) -> Node:
+    """Return what is rounded to 16 bits, and may have 32 again, or the node itself."""
+    while x.opname == "cast" and (is_half(x.dtype) or (x.dtype == FLOAT32 and is_half(x.inputs[0].dtype))):
+        x = x.inputs[0]
+    return x
 
 
 def _whole(spread: Node) -> tuple[Node, Node]:
@@ -120,6 +136,9 @@ def _may_stay_pooled(node: Node, readers: list[Node]) -> bool:
     a, rows = node.attrs, node.spec.rows
     small = a["kernel"] == a["stride"] and max(a["kernel"]) <= 2 and a["padding"] == NO_PADDING
     batched = rows is not None and (rows.axis, rows.per) == (0, 1) and node.shape[1] >= LANES
+    g, _ = _whole(node)
+    if _wide(g) is g and any(i is not node and _wide(i) is node for n in readers for i in n.inputs):
+        return False  # it is spread before it is rounded
     products = [n for n in readers if n.opname == "conv2d_weight_grad"]
     sums = [n for n in readers if n.opname == "sum" and n.attrs["axes"] == (0, 2, 3)]
     return (
@@ -138,7 +157,8 @@ def _may_pick(node: Node, spread: Node) -> bool:
     lines = x.shape[2] - reach(a)[0]
     pixels = (x.shape[3] - reach(a)[1]) * x.shape[1]
     fits = span(a, x.shape[1]) <= min(LANES, x.shape[3] * x.shape[1]) and lines > 0 and pixels >= LANES // BESIDE
-    return g is spread and a["groups"] == 1 and x.dtype == FLOAT32 and x.spec.rows == spread.spec.rows and fits
+    plain = a["groups"] == 1 and (x.dtype == FLOAT32 or is_half(x.dtype))
+    return _wide(g) is spread and plain and x.spec.rows == spread.spec.rows and fits
 
 
 def _pooled(r: Rewriter, g: Node, winner: Node) -> Node:
@@ -146,9 +166,10 @@ def _pooled(r: Rewriter, g: Node, winner: Node) -> Node:
     return g if winner.opname == "max_pool2d_index" else r.make(WON, g, winner)
 
 
-def _winner_grad(r: Rewriter, node: Node, x: Node, g: Node, winner: Node) -> Node:
+def _winner_grad(r: Rewriter, node: Node, spread: Node, x: Node, g: Node, winner: Node) -> Node:
     a = node.attrs
-    spread = node.inputs[1]
+    if x.dtype != FLOAT32:
+        x = r.make(ops.cast, x, dtype=FLOAT32.name)
     attrs = {"stride": a["stride"], "window": spread.attrs["kernel"]}
     beside = r.make(NEIGHBOURS, x, **attrs)
     attrs |= {"kernel": a["kernel"], "dilation": a["dilation"], "channels": x.shape[1], "size": spread.shape[2:]}
