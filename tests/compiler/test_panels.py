@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import smelt
 from smelt import nn
 from smelt.compiler import program
 from smelt.compiler.passes.freeze import freeze
@@ -57,3 +58,28 @@ def test_a_panel_holds_a_block_of_columns_row_by_row() -> None:
     w = np.arange(24.0).reshape(3, 8)
     out = laid_out(w, (4, 1), None, (4, 12))
     np.testing.assert_array_equal(np.lib.stride_tricks.as_strided(out, (24,), (8,)), np.hstack([*w[:, :4], *w[:, 4:]]))
+
+
+@pytest.mark.parametrize("rows", [200, 40, 3])
+def test_a_gradient_reads_weights_that_lie_the_other_way_in_panels(rows: int) -> None:
+    """Of a large batch: the copy that turns them has panels, and is made anew in every step."""
+    smelt.seed(0)
+    first, layer = nn.Linear(8, 512), nn.Linear(512, 256)
+
+    def step(x: Tensor) -> Tensor:
+        (layer(first(x)) ** 2).mean().backward()
+        gradient = first.weight.grad
+        for p in (*first.parameters(), *layer.parameters()):
+            p.grad = None
+        return gradient
+
+    x = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    compiled = smelt.compile(step)
+    compiled(x)
+    want = step(Tensor(x[:rows])).numpy()
+    np.testing.assert_allclose(compiled(x[:rows]).numpy(), want, rtol=0, atol=1e-5 * np.abs(want).max())
+    graph = compiled.graph
+    lowered = program.lower(graph, dict.fromkeys(graph.states), ISAS["znver4"])
+    panels = [s.panel for n, s in lowered.plan.storage.items() if s.panel is not None and n.kind != "state"]
+    assert panels and all(width < 512 and 512 % width == 0 for width, _ in panels)
+    assert find_hazards(lowered, rows, 3, 200) == []
