@@ -176,3 +176,13 @@ def test_a_bound_that_is_a_number_is_one_instruction(isa: str) -> None:
     lines = [line for function in code.values() for line in function]
     assert sum(line.startswith("vmaxps") for line in lines) == sum(line.startswith("vminps") for line in lines) > 0
     assert not any(line.startswith(("vcmp", "vblend")) for line in lines)
+
+
+def test_ten_classes_are_counted_as_the_registers_they_take() -> None:
+    """Ten results are two narrow vectors; as one of 16 lanes, a tile of them was 44 sums in 32 registers."""
+    head = nn.Linear(64, 10)
+    lowered = lower(lambda x: head(x), [zeros(64, 64)], "znver4")
+    (kernel,) = [k for k in lowered.kernels if k.macs]
+    loops = [code for code in innermost_loops(assemble(lowered, "znver4")[kernel.name]) if code.fmas]
+    assert loops and all(code.stack_stores == 0 for code in loops)
+    assert max(code.fmas for code in loops) <= 32
