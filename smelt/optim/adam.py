@@ -83,9 +83,14 @@ class Adam(Optimizer):
 
     def _update(self, g: Tensor, state: dict[str, Tensor], k: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         b1, b2 = self.betas
-        m = state["exp_avg"] + (g - state["exp_avg"]) * (1 - b1)
-        v = state["exp_avg_sq"] + (g * g - state["exp_avg_sq"]) * (1 - b2)
+        m = _moved(state["exp_avg"], g, b1)
+        v = _moved(state["exp_avg_sq"], g * g, b2)
         return m / (v.sqrt() + k["eps"]) * k["step"], {"exp_avg": m, "exp_avg_sq": v}
+
+
+def _moved(mean: Tensor, to: Tensor, beta: float) -> Tensor:
+    """Return ``beta`` · mean + (1 − ``beta``) · to with one product, from the nearer end: a beta of 0 keeps nothing."""
+    return mean + (to - mean) * (1 - beta) if beta > 0.5 else to + (mean - to) * beta
 
 
 class AdamW(Adam):

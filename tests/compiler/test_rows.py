@@ -16,6 +16,8 @@ from smelt.measure.profile import profile
 from smelt.runtime.ahead import QueuedExecutable
 from tests.compiler.hazards import find_hazards
 from tests.compiler.isas import ISAS
+from tests.compiler.lowering import lower
+from tests.compiler.zoo import Case, Training
 
 BATCH = 40
 
@@ -193,28 +195,15 @@ def test_what_is_read_beside_the_batch_is_not_read_again_in_every_turn() -> None
     assert all(run == [heavy] for phase in forward.lowered().phases for run in together(phase, 64) if heavy in run)
 
 
-def pooled_step(rows: int) -> smelt.Tensor:
-    """Return a compiled step in which the gradient of a large product goes to a pooling, traced with so many rows."""
-    smelt.seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 256)
-    )
-    optimizer = optim.Adam(model.parameters(), lr=1e-3)
-
-    @smelt.compile
-    def step(x: smelt.Tensor) -> smelt.Tensor:
-        loss = (model(x) ** 2).mean()
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    step(np.random.default_rng(0).normal(size=(rows, 1, 12, 12)).astype(np.float32)).item()
-    return step
+def pooled(rows: int) -> Lowered:
+    """Return a step in which the gradient of a large product goes to a pooling, traced with so many rows."""
+    layers = (nn.Conv2d(1, 16, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 256))
+    training = Training(Case(lambda: nn.Sequential(*layers), (1, 12, 12), 256))
+    return lower(training.step, list(training.case.data(rows)), "znver4")
 
 
 def test_a_product_with_large_weights_takes_turns_that_are_worth_reading_them() -> None:
-    step = pooled_step(256)
-    low = program.lower(step.graph, dict.fromkeys(step.graph.states), ISAS["znver4"])
+    low = pooled(256)
     runs = [run for phase in low.phases for run in together(phase, 256) if len(run) > 1]
     (run,) = [run for run in runs if any("conv2d_winner_grad" in k.note for k in run)]
     product = next(k for k in run if k.note == "matmul")
@@ -228,7 +217,6 @@ def test_a_product_with_large_weights_takes_turns_that_are_worth_reading_them() 
 
 
 def test_a_small_batch_does_not_read_large_weights_again() -> None:
-    step = pooled_step(64)
-    low = program.lower(step.graph, dict.fromkeys(step.graph.states), ISAS["znver4"])
+    low = pooled(64)
     for run in (r for phase in low.phases for r in together(phase, 64) if len(r) > 1):
         assert all(sum(b.nbytes for b in k.reads - k.aligned - k.writes) <= passes.HEAVY for k in run)

@@ -138,6 +138,21 @@ def test_numbers_of_16_bits_are_read_as_float32(case: Case) -> None:
     assert ("conv2d_winner_grad" in notes(compiled)) == case.reads
 
 
+def test_a_gradient_that_a_product_rounded_is_read_through_a_view() -> None:
+    layer, head = nn.Conv2d(1, 16, 3, padding=1), nn.Linear(16 * 36, 8)
+
+    def step(x: Tensor) -> Tensor:
+        (head(max_pool2d(layer(x).relu(), 2).flatten(1)) ** 2).mean().backward()
+        gradient = layer.weight.grad
+        for p in (*layer.parameters(), *head.parameters()):
+            p.grad = None
+        return gradient
+
+    compiled = smelt.compile(step, precision="bf16")
+    compiled(np.ones((3, 1, 12, 12), np.float32))
+    assert "conv2d_winner_grad" in notes(compiled)
+
+
 def test_no_buffer_holds_the_gradient_of_all_pixels() -> None:
     sizes = {}
     for name in ("znver4", "haswell"):

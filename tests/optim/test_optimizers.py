@@ -244,3 +244,17 @@ def test_clipping_reports_the_norm_and_leaves_small_gradients_alone() -> None:
     assert optim.clip_grad_norm_(params, 2.5).item() == 5.0
     assert round(params[0].grad.item(), 5) == 1.5
     assert optim.clip_grad_norm_([params[2]], 1.0).item() == 0.0
+
+
+@pytest.mark.parametrize("betas", [(0.0, 0.0), (0.0, 0.999), (0.2, 0.3)])
+def test_a_mean_that_keeps_little_takes_a_small_gradient_after_a_large_one(betas: tuple[float, float]) -> None:
+    w = smelt.Parameter([0.0])
+    optimizer = optim.Adam([w], lr=0.1, betas=betas)
+    m = v = want = 0.0
+    for t, g in enumerate((1e4, 1e-4, 1e-4), start=1):
+        (w * g).sum().backward()
+        optimizer.step()
+        m, v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g * g
+        want -= 0.1 * m / (1 - betas[0] ** t) / (np.sqrt(v / (1 - betas[1] ** t)) + 1e-8)
+        np.testing.assert_allclose(w.item(), want, rtol=1e-5)
+        w.grad = None

@@ -18,7 +18,7 @@ from smelt.compiler.emit.turns import emit_turns
 from smelt.compiler.loops import Buffer, Kernel, Range
 from smelt.compiler.passes.bands import takes_turns
 from smelt.compiler.passes.memory import Memory
-from smelt.compiler.passes.rows import has_own_places, rows_in_turn, slices_in_turn, slices_of, together
+from smelt.compiler.passes.rows import has_own_places, in_turn, slices_of, together
 
 Shares = dict[tuple[Range, int, bool], int]  # shares by range, slices of the phase, own places; numbered
 _TEAM = [f"  %teamslot = getelementptr i8, ptr %ctx, i64 {CTX_TEAM}", "  %team = load ptr, ptr %teamslot, align 8"]
@@ -165,7 +165,7 @@ class StepEmitter:
         self.declare("i64 @llvm.smin.i64(i64, i64)")
         name = f"rows{len(self._texts)}"
         counter = self._counter() if stamp else ""
-        turn = slices_in_turn(run, self.capacity, cut) if cut else rows_in_turn(run, self.capacity)
+        turn = in_turn(run, self.capacity, cut)
         text.append(emit_rows(name, run, cut, turn, self.calls, _pointer, counter))
         self._texts.append(name)
         sums = f"%sums.{name}"

@@ -64,12 +64,10 @@ class Evaluator:
         self._mine = set(group.nodes)
         self._uniform: dict[Node, Value] = {}
         self._memo: dict[tuple, Value] = {}
-        self._panels: dict[tuple[Index, int], Index] = {}
 
     def fresh(self) -> None:
         """Forget values of the point before: a new loop body begins."""
         self._memo = {}
-        self._panels = {}
 
     def hoist(self, nodes: Sequence[Node], lanes: int) -> None:
         """Load scalars that ``nodes`` read once, before the loops."""
@@ -139,9 +137,7 @@ class Evaluator:
         """Return the number of the panel of so many elements in which the ``i``-th is."""
         if not i.terms:
             return Index(i.const // width)
-        if (i, width) not in self._panels:
-            self._panels[i, width] = self.b.let("panel", "muldiv", i, 1, width)
-        return self._panels[i, width]
+        return self.b.let("panel", "muldiv", i, 1, width)
 
     def _note(self, node: Node, storage: Storage, coords: Sequence[Index]) -> None:
         rows = node.spec.rows

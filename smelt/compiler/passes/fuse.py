@@ -422,14 +422,22 @@ def _pooling_obstacle(f: Fusion, node: Node) -> str:
     dense = root.opname in CONVOLUTIONS or (root.opname == "conv2d" and root.attrs["groups"] == 1)
     if not dense or f.group_of.get(root) is not group:
         return "no dense convolution is before it"
-    if node.attrs["stride"] != kernel:
-        return "its windows overlap or leave gaps"
     if root.opname in CONVOLUTIONS and kernel != (TILE, TILE):
         return "its windows are not what a patch becomes"
-    if any(d % k for d, k in zip(x.shape[2:], kernel, strict=True)):
+    if group.window not in ((1, 1), kernel):
+        return "its windows have another size than others there"
+    return windows_obstacle(node)
+
+
+def windows_obstacle(node: Node) -> str:
+    """Return why pooling without padding has windows that cannot be pooled on a tile; empty when they can."""
+    kernel, size = node.attrs["kernel"], node.inputs[0].shape[2:]
+    if node.attrs["stride"] != kernel:
+        return "its windows overlap or leave gaps"
+    if any(d % k for d, k in zip(size, kernel, strict=True)):
         return "its windows leave a margin"
-    if kernel[0] * kernel[1] > MOST_POOLED or group.window not in ((1, 1), kernel):
-        return f"its windows have more than {MOST_POOLED} pixels, or another size than others there"
+    if kernel[0] * kernel[1] > MOST_POOLED:
+        return f"its windows have more than {MOST_POOLED} pixels"
     return ""
 
 

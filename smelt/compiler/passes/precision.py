@@ -13,6 +13,8 @@ from __future__ import annotations
 import numpy as np
 
 from smelt import ops
+from smelt.compiler.passes.fuse import windows_obstacle
+from smelt.compiler.passes.simplify import NO_PADDING
 from smelt.graph.graph import Graph, Node
 from smelt.ops.primitive import FLOAT32, is_half
 
@@ -64,17 +66,20 @@ def _values(casts: list[Node]) -> set[int]:
         out.add(id(node))
         while node.opname == "relu" or node.opname in VIEWS or _is_mask(node):
             node = node.inputs[1 if node.opname == "where" else 0]
-        pools = node.opname == "max_pool2d" and not _is_convolved(node.inputs[0])
+        pools = node.opname == "max_pool2d" and not _is_pooled_on_a_tile(node)
         if pools or (node.opname == "max_pool2d_grad" and _apart(node)):
             stack.append(node.inputs[0])
     return out
 
 
-def _is_convolved(node: Node) -> bool:
-    """Return whether a node is a convolution with a bias or a ReLU: pooled in the same kernel, it is never stored."""
+def _is_pooled_on_a_tile(node: Node) -> bool:
+    """Return whether a pooling reads a convolution with a bias or a ReLU, which is then never stored."""
+    if windows_obstacle(node) or node.attrs["padding"] != NO_PADDING:
+        return False
+    node = node.inputs[0]
     while node.opname == "relu" or (node.opname == "add" and node.inputs[1].spec.rows is None):
         node = node.inputs[0]
-    return node.opname == "conv2d"
+    return node.opname == "conv2d" and node.attrs["groups"] == 1
 
 
 def _is_mask(node: Node) -> bool:

@@ -36,7 +36,7 @@ def together(phase: Sequence[Kernel], capacity: int) -> list[list[Kernel]]:
     """Return the kernels of a phase in order, those together that take turns."""
     out: list[list[Kernel]] = []
     for kernel in phase:
-        if out and all(_follows_batch(k, capacity) for k in (*out[-1], kernel)):
+        if out and _follows_batch(out[-1][0], capacity) and _follows_batch(kernel, capacity):
             out[-1].append(kernel)
         else:
             out.append([kernel])
@@ -48,15 +48,12 @@ def has_own_places(kernels: Sequence[Kernel]) -> bool:
     return any(b.turn for k in kernels for b in k.reads | k.writes)
 
 
-def rows_in_turn(run: Sequence[Kernel], capacity: int) -> int:
-    """Return how many rows each kernel of a run does in a turn, where the phase has no slices."""
+def in_turn(run: Sequence[Kernel], capacity: int, cut: int) -> int:
+    """Return how many rows each kernel of a run does in a turn, or how many of the ``cut`` slices of its phase."""
+    if cut:
+        return -(-_least_rows(run, capacity) * cut // capacity)
     touched: set[Buffer] = set().union(*(k.aligned for k in run))
     return max(_least_rows(run, capacity), TURN * capacity // max(sum(b.nbytes for b in touched), 1))
-
-
-def slices_in_turn(run: Sequence[Kernel], capacity: int, cut: int) -> int:
-    """Return how many slices each kernel of a run does in a turn."""
-    return -(-_least_rows(run, capacity) * cut // capacity)
 
 
 def give_own_places(phases: Sequence[Sequence[Kernel]], plan: Plan, capacity: int) -> None:
@@ -69,7 +66,7 @@ def give_own_places(phases: Sequence[Sequence[Kernel]], plan: Plan, capacity: in
     for phase in phases:
         cut = slices_of(phase)
         for run in (r for r in together(phase, capacity) if len(r) > 1):
-            turn = -(-slices_in_turn(run, capacity, cut) * capacity // cut) if cut else rows_in_turn(run, capacity)
+            turn = -(-in_turn(run, capacity, cut) * capacity // (cut or capacity))
             for buffer in set[Buffer]().union(*(k.aligned for k in run)):
                 mine = all(k in run and buffer in k.aligned for k in users[buffer])
                 if mine and rows.get(buffer) and turn < capacity:
@@ -151,10 +148,10 @@ def units_of(
         return units * thread // threads, units * (thread + 1) // threads
 
     for run in together(phase, capacity):
+        turn = in_turn(run, capacity, cut) if len(run) > 1 else 0
         if len(run) == 1:
             out.append((run[0], *share(run[0])))
         elif cut:
-            turn = slices_in_turn(run, capacity, cut)
             for s in range(first, last, turn):
                 after = min(s + turn, last)
                 for k in run:
@@ -163,6 +160,5 @@ def units_of(
                     out.append((k, *inside))
         else:
             low, high = share(run[0])
-            turn = rows_in_turn(run, capacity)
             out += [(k, r, min(r + turn, high)) for r in range(low, high, turn) for k in run]
     return [(k, lo, hi) for k, lo, hi in out if lo < hi]

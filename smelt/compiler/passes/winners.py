@@ -9,6 +9,7 @@ and an instruction that picks by variable indices finds the winner's among them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,14 @@ def _wide(x: Node) -> Node:
     return x
 
 
+def _casts(inputs: Iterable[Node], wide: Node) -> Iterator[Node]:
+    """Yield the casts that lead from a node to some inputs."""
+    for x in inputs:
+        while _wide(x) is wide and x is not wide:
+            yield x
+            x = x.inputs[0]
+
+
 def _whole(spread: Node) -> tuple[Node, Node]:
     """Return the pooled gradient and the winners, without the margin for pixels that are in no window."""
     g, winner = (i.inputs[0] if i.opname == "place" else i for i in spread.inputs)
@@ -137,8 +146,9 @@ def _may_stay_pooled(node: Node, readers: list[Node]) -> bool:
     small = a["kernel"] == a["stride"] and max(a["kernel"]) <= 2 and a["padding"] == NO_PADDING
     batched = rows is not None and (rows.axis, rows.per) == (0, 1) and node.shape[1] >= LANES
     g, _ = _whole(node)
-    if _wide(g) is g and any(i is not node and _wide(i) is node for n in readers for i in n.inputs):
-        return False  # it is spread before it is rounded
+    kinds = {i.dtype for n in readers for i in _casts(n.inputs, node) if is_half(i.dtype)}
+    if kinds - ({g.inputs[0].dtype} if g.opname == "cast" else set()):
+        return False  # it is spread before it is rounded, or rounded to another kind
     products = [n for n in readers if n.opname == "conv2d_weight_grad"]
     sums = [n for n in readers if n.opname == "sum" and n.attrs["axes"] == (0, 2, 3)]
     return (
