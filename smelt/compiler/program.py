@@ -27,6 +27,7 @@ from smelt.compiler.passes.bands import runs, takes_turns
 from smelt.compiler.passes.clip import clip_padding
 from smelt.compiler.passes.fuse import Group, fuse
 from smelt.compiler.passes.memory import Memory, format_memory, plan_memory
+from smelt.compiler.passes.rounds import in_rounds, obstacle, rows_per_round
 from smelt.compiler.passes.rows import give_own_places
 from smelt.compiler.passes.schedule import Task, schedule
 from smelt.compiler.passes.simplify import simplify
@@ -36,6 +37,7 @@ from smelt.compiler.passes.winograd import by_winograd
 from smelt.graph.graph import Graph, Node, format_graph
 from smelt.ops.custom import Custom
 
+MOST_PHASES = (1 << 16) - 1  # of all rounds of a batch: the queue of steps counts them in 16 bits
 Ranks = dict[int, int]  # of the tiles of contractions, by the group's number; 0 is the cost model's first choice
 _LOWER = {
     "map": lower_map,
@@ -57,6 +59,8 @@ class Lowered:
     memory: Memory
     apart: bool = False
     of: dict[Group, list[Kernel]] = field(default_factory=dict)  # the kernels of each group
+    before: int = 0  # of the phases, the first so many are of each round of a batch but the last
+    earlier: Plan | None = None  # of these rounds
 
     @property
     def kernels(self) -> list[Kernel]:
@@ -78,7 +82,7 @@ class Lowered:
         own = f" and {self.memory.own} for each thread" if self.memory.own else ""
         out = [f"{len(self.kernels)} kernels in {len(self.phases)} phases, arena {self.memory.shared} bytes{own}"]
         for i, phase in enumerate(self.phases):
-            out.append(f"phase {i}")
+            out.append(f"phase {i}" + (", of each round but the last" if i < self.before else ""))
             out += [f"  {k.name}({k.range})  {k.note}" for k in phase]
         out.append(format_memory(self.phases))
         if loops:
@@ -131,6 +135,7 @@ def lower(
     zeroed: bool = True,
     fused: bool = True,
     ranks: Ranks | None = None,
+    rounds: bool = False,
 ) -> Lowered:
     """Return the kernels of a graph for a processor.
 
@@ -139,9 +144,14 @@ def lower(
     its own, kernels simply follow one another. Kernels that take turns on one large image share a phase. Borders of
     zeros are ``zeroed`` once, before the first run, or else in every run: only equal ones then share a place. Without
     ``fused``, there is a kernel for each operation. Contractions take the tile that the cost model ranks first, or as
-    ``ranks`` says; no bit of a result changes.
+    ``ranks`` says; no bit of a result changes. In ``rounds``, a step takes batches larger than the graph's, so many
+    rows at a time.
     """
-    made = kernels_of(graph, state_strides, isa, zeroed, fused, ranks)
+    capacity = _capacity([*graph.inputs, *graph.outputs])
+    simple = simplified(graph, isa, fused)
+    if rounds:
+        return _lower_rounds(simple, state_strides, isa, ranks, capacity)
+    made = kernels_of(simple, state_strides, isa, zeroed, fused, ranks)
     phases = schedule(made.all())
     if apart:
         phases = [[k] for phase in phases for k in phase]
@@ -152,9 +162,38 @@ def lower(
                 ("memory", "taken in turns with the others of their phase, a few lines of an image each"),
             )
     if not apart:
-        give_own_places(phases, made.plan, _capacity([*graph.inputs, *graph.outputs]))
-    of = {group: [t.kernel for t in tasks] for group, tasks in made.tasks.items()}
-    return Lowered(made.graph, made.plan, phases, plan_memory(phases, apart), apart, of)
+        give_own_places(phases, made.plan, capacity)
+    return Lowered(made.graph, made.plan, phases, plan_memory(phases, apart), apart, made.of())
+
+
+def _lower_rounds(
+    graph: Graph,
+    state_strides: dict[Node, tuple[int, ...] | None] | None,
+    isa: Isa,
+    ranks: Ranks | None,
+    capacity: int,
+) -> Lowered:
+    """Return the kernels of each round but the last, then those of the last; they share what they can of the arena."""
+    rounds = in_rounds(graph)
+    made = kernels_of(rounds.last, state_strides, isa, zeroed=True, ranks=ranks)
+    each = kernels_of(rounds.each, None, isa, zeroed=True, last=made.plan)
+    phases: list[list[Kernel]] = []
+    for part in (each, made):
+        mine = schedule(part.all())
+        give_own_places(mine, part.plan, capacity)
+        phases += mine
+        before = len(phases) - len(mine)
+    for kernel in (k for phase in phases[:before] for k in phase):
+        kernel.name = f"r{kernel.name}"
+    return Lowered(made.graph, made.plan, phases, plan_memory(phases), of=made.of(), before=before, earlier=each.plan)
+
+
+def simplified(graph: Graph, isa: Isa, fused: bool = True) -> Graph:
+    """Return a traced graph as the lowerings for a processor take it."""
+    simple = simplify(by_winograd(graph, isa), pairs=isa.bf16)
+    if isa.serial:
+        return clip_padding(simple)
+    return read_winners(simple) if isa.picks and fused else simple
 
 
 @dataclass
@@ -170,6 +209,10 @@ class Made:
         """Return all kernels."""
         return [*self.fills, *(t for tasks in self.tasks.values() for t in tasks)]
 
+    def of(self) -> dict[Group, list[Kernel]]:
+        """Return the kernels of each group."""
+        return {group: [t.kernel for t in tasks] for group, tasks in self.tasks.items()}
+
 
 def kernels_of(
     graph: Graph,
@@ -178,17 +221,13 @@ def kernels_of(
     zeroed: bool = False,
     fused: bool = True,
     ranks: Ranks | None = None,
+    last: Plan | None = None,
 ) -> Made:
-    """Return the kernels of a graph, not yet in order."""
-    simple = simplify(by_winograd(graph, isa), pairs=isa.bf16)
-    if isa.serial:
-        simple = clip_padding(simple)
-    elif isa.picks and fused:
-        simple = read_winners(simple)
-    fusion = fuse(simple, fused, pooling=not isa.serial)
+    """Return the kernels of a simplified graph, not yet in order; those of a round go with the plan of the ``last``."""
+    fusion = fuse(graph, fused, pooling=not isa.serial)
     for group in fusion.groups:
         group.rank = (ranks or {}).get(group.number, 0)
-    plan = plan_storage(fusion, state_strides, isa)
+    plan = plan_storage(fusion, state_strides, isa, last)
     first = len(graph.inputs) + len(graph.outputs) + len(graph.states) + len(plan.arrays)
     plan.calls = {node.attrs["call"]: first + 2 * i for i, node in enumerate(calls(graph))}
     tasks: dict[Group, list[Task]] = {}
@@ -218,7 +257,7 @@ def kernels_of(
         kernel.lines, kernel.layers = _origins([node])
         fills[node] = Task(kernel)
     _connect(plan, tasks, loads, fills)
-    return Made(simple, plan, tasks, list(fills.values()))
+    return Made(graph, plan, tasks, list(fills.values()))
 
 
 def _connect(plan: Plan, tasks: dict[Group, list[Task]], loads: dict[Task, set[Node]], fills: dict[Node, Task]) -> None:
@@ -277,7 +316,8 @@ class Program:
     :class:`smelt.compiler.passes.layout.Storage`.
 
     ``phases`` is 0, or how many phases its function ``phase`` knows: a step that changes state can be run bit by bit,
-    by whichever threads have time, unless it calls users' functions.
+    by whichever threads have time, unless it calls users' functions. In each round of a batch but the last it has those
+    ``before``.
     """
 
     image: bytes
@@ -288,7 +328,17 @@ class Program:
     constants: list[np.ndarray] = field(default_factory=list)
     apart: bool = False
     phases: int = 0
+    before: int = 0
     cached: bool = False
+
+    @property
+    def most_rounds(self) -> int:
+        """How many rounds a batch may have, of a program for rounds."""
+        return MOST_PHASES // (self.phases + self.before)
+
+    def phases_for(self, rows: int, capacity: int) -> int:
+        """Return how many phases a batch of so many rows takes, where a round has at most ``capacity``."""
+        return self.phases + (max(-(-rows // capacity), 1) - 1) * self.before if self.before else self.phases
 
     def to_bytes(self) -> bytes:
         """Return the program for the cache."""
@@ -303,6 +353,7 @@ class Program:
                 "panels": self.state_panels,
                 "constants": len(self.constants),
                 "phases": self.phases,
+                "before": self.before,
                 "image": len(self.image),
                 "apart": self.apart,
             }
@@ -327,6 +378,7 @@ class Program:
             constants,
             head["apart"],
             head["phases"],
+            head["before"],
             True,
         )
 
@@ -337,10 +389,12 @@ def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
     for kernel in lowered.kernels:
         module.add(kernel)
     emitter = StepEmitter(module, lowered.capacity, lowered.memory)
+    ends = [*lowered.graph.inputs, *lowered.graph.outputs]
+    slots = len(ends) + len(lowered.graph.states) + len(lowered.plan.arrays)
     if lowered.apart:
-        ends = [*lowered.graph.inputs, *lowered.graph.outputs]
-        slots = len(ends) + len(lowered.graph.states) + len(lowered.plan.arrays)
         module.add_text(*emitter.emit_apart(lowered.phases, slots, _steps(ends), stamps=stamps))
+    elif lowered.before:
+        module.add_text(*emitter.emit_in_rounds(lowered.phases, lowered.before, slots, _steps(ends), stamps=stamps))
     elif stamps or not _phases(lowered):
         module.add_text(*emitter.emit(lowered.phases, stamps))
     else:
@@ -350,7 +404,7 @@ def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
 
 def _phases(lowered: Lowered) -> int:
     """Return how many phases can be run one by one, for a step that changes state and calls no users' functions."""
-    return len(lowered.phases) if lowered.graph.updates and not calls(lowered.graph) else 0
+    return len(lowered.phases) - lowered.before if lowered.graph.updates and not calls(lowered.graph) else 0
 
 
 def _capacity(ends: list[Node]) -> int:
@@ -375,6 +429,14 @@ def may_be_apart(graph: Graph) -> bool:
     return bool(batched) and outputs and all(r.axis == 0 for r in batched) and not graph.updates and not graph.exact
 
 
+def round_rows(graph: Graph, isa: Isa) -> int:
+    """Return how many rows a round of a traced training step takes at most, or 0 for the whole batch at once."""
+    rows = _capacity(graph.inputs)
+    if obstacle(graph):
+        return 0
+    return rows_per_round(simplified(graph, isa), rows)
+
+
 def graph_key(graph: Graph, strides: dict[Node, tuple[int, ...] | None] | None, isa: Isa, kind: str) -> str:
     """Return the cache key of something of some ``kind`` that follows from a graph."""
     digest = hashlib.sha256()
@@ -394,17 +456,18 @@ def build(
     apart: bool = False,
     fused: bool = True,
     ranks: Ranks | None = None,
+    rounds: bool = False,
 ) -> Program:
-    """Return the program of a graph, from the cache when the same was compiled before."""
+    """Return the program of a graph, from the cache when the same was compiled before; see :func:`lower`."""
     isa = isa or host()
-    key = graph_key(graph, state_strides, isa, f"program {apart} {fused} {sorted((ranks or {}).items())}")
+    key = graph_key(graph, state_strides, isa, f"program {apart} {fused} {rounds} {sorted((ranks or {}).items())}")
     data = jit.read_cache(key)
     if data is not None:
         return Program.from_bytes(data)
-    lowered = lower(graph, state_strides, isa, apart, fused=fused, ranks=ranks)
+    lowered = lower(graph, state_strides, isa, apart, fused=fused, ranks=ranks, rounds=rounds)
     image = jit.compile_object(module_text(lowered, isa), isa)
     states = [lowered.plan.storage[s] for s in graph.states]
     lies = [s.strides for s in states], [s.pair for s in states], [s.panel for s in states]
-    program = Program(image, lowered.memory, *lies, lowered.plan.arrays, apart, _phases(lowered))
+    program = Program(image, lowered.memory, *lies, lowered.plan.arrays, apart, _phases(lowered), lowered.before)
     jit.write_cache(key, program.to_bytes())
     return program

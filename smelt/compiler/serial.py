@@ -16,7 +16,7 @@ from smelt.compiler.passes.inplace import in_place
 from smelt.compiler.passes.order import order
 from smelt.compiler.passes.packing import Block, Packing, pack
 from smelt.compiler.passes.storage import Plan
-from smelt.compiler.program import kernels_of
+from smelt.compiler.program import kernels_of, simplified
 from smelt.graph.graph import Graph
 
 
@@ -56,7 +56,7 @@ class Serial:
 
 def lower_serial(graph: Graph, isa: Isa, ends: bool = False) -> Serial:
     """Return the kernels of a graph for one thread; with ``ends``, inputs and outputs lie in the arena too."""
-    made = kernels_of(graph, dict.fromkeys(graph.states), isa)
+    made = kernels_of(simplified(graph, isa), dict.fromkeys(graph.states), isa)
     kernels = order(made.all())
     return Serial(made.graph, made.plan, kernels, place(kernels, ends))
 

@@ -15,6 +15,7 @@ from smelt.compiler.isa import host
 from smelt.compiler.loops import Kernel, short_name
 from smelt.compiler.passes.fuse import Fusion, Group
 from smelt.compiler.passes.memory import lives
+from smelt.compiler.passes.rounds import obstacle
 from smelt.compiler.program import Lowered
 from smelt.graph.graph import Graph, Node, format_graph
 from smelt.measure.work import work
@@ -96,6 +97,7 @@ class Explanation:
     """What became of a function; ``print`` it, or look at its parts.
 
     ``slice_rows`` is how many samples a thread takes through all kernels at a time, where threads work apart, else 0.
+    ``rounds`` says how a training step cuts a large batch, or why it cannot.
     ``buffers`` are the values in the arena: name, bytes, and the first and last phase they live in. Of the arena, all
     threads share ``arena_bytes``, and each has ``thread_bytes`` for itself.
     """
@@ -104,6 +106,7 @@ class Explanation:
     processor: str
     threads: int
     slice_rows: int
+    rounds: str
     operations: int
     kernels: tuple[KernelChoice, ...]
     barriers: tuple[Barrier, ...]
@@ -124,6 +127,7 @@ class Explanation:
             f"{self.name}: {self.operations} operations became {_count(len(self.kernels), 'kernel')} in "
             f"{_count(phases, 'phase')}, with {_count(len(self.barriers), 'barrier')}",
             f"for {self.processor}; {_count(self.threads, 'thread')}{self._apart()}",
+            *([self.rounds] if self.rounds else []),
             "",
             *self._kernel_lines(),
             *self._memory_choices(),
@@ -246,6 +250,7 @@ def _explained(name: str, graph: Graph, lowered: Lowered, details: str) -> Expla
         f"{isa.name}: {isa.registers} registers of {isa.lanes('f32')} float32",
         workers.get_threads(),
         rows if lowered.apart else 0,
+        _rounds(graph, lowered),
         sum(n.op is not None for n in graph.nodes()),
         tuple(_choice(k, number, rows) for number, k in placed),
         tuple(_barriers(lowered)),
@@ -256,6 +261,15 @@ def _explained(name: str, graph: Graph, lowered: Lowered, details: str) -> Expla
         tuple((b.name, b.nbytes, first, last) for b, (first, last) in lives(lowered.phases).items()),
         details,
     )
+
+
+def _rounds(graph: Graph, lowered: Lowered) -> str:
+    """Return how a training step cuts the batch into rounds, or why it cannot."""
+    if lowered.before:
+        kernels = f"kernels with an r, in phases 0 to {lowered.before - 1}, are of each round but the last"
+        return f"a batch goes in rounds of at most {_count(lowered.capacity, 'sample')}: {kernels}"
+    why = obstacle(graph) if graph.updates else ""
+    return f"a batch, however large, goes at once: {why}" if why else ""
 
 
 def _choice(k: Kernel, phase: int, rows: int) -> KernelChoice:

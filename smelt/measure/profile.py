@@ -152,7 +152,9 @@ def profile_batches(step: Compiled | Inference, batches: Iterable[Batch], steps:
     timeline, calls, rows = run_stamped(step, lowered, library, feed, steps)
     steps, threads = timeline.shape[:2]
     ceilings = measured_ceilings(threads)
-    kernels, phases = _kernels(lowered, segments, timeline, ceilings, rows), _phases(lowered, segments, timeline)
+    rounds = max(-(-rows // lowered.capacity), 1) if lowered.before else 1
+    kernels = _kernels(lowered, segments, timeline, ceilings, rows, rounds)
+    phases = _phases(lowered, segments, timeline)
     return Profile(
         step.name,
         lowered.capacity if lowered.apart else 0,
@@ -169,6 +171,9 @@ def profile_batches(step: Compiled | Inference, batches: Iterable[Batch], steps:
         timeline,
         (library, step.library, native.library()),
         tuple(filter(None, [busy, _too_fast(kernels)])),
+        rounds=rounds,
+        round_rows=lowered.capacity if lowered.before else 0,
+        barriers=0 if lowered.apart else max(lowered.before * (rounds - 1) + len(phases) - lowered.before - 1, 0),
     )
 
 
@@ -248,20 +253,26 @@ def step_microseconds(timeline: np.ndarray) -> float:
 
 
 def _kernels(
-    lowered: Lowered, segments: tuple[Segment, ...], timeline: np.ndarray, ceilings: Ceilings, rows: int
+    lowered: Lowered,
+    segments: tuple[Segment, ...],
+    timeline: np.ndarray,
+    ceilings: Ceilings,
+    rows: int,
+    rounds: int,
 ) -> tuple[KernelTime, ...]:
     spans = np.median(np.diff(timeline, axis=2), axis=0)[:, [s.kernel is not None for s in segments]]
     whole = step_microseconds(timeline)
     # Threads that work apart run all kernels on one slice after another, each in its own part of the caches.
-    at_once = lowered.capacity if lowered.apart else rows
-    times, apart = (rows / at_once, ceilings.threads) if lowered.apart and at_once else (1.0, 1)
+    at_once = lowered.capacity if lowered.apart else -(-rows // rounds)
+    slices, apart = (rows / at_once, ceilings.threads) if lowered.apart and at_once else (1.0, 1)
     works = [work(k, at_once) for k in lowered.kernels]
     out = []
     placed = [(number, k) for number, phase in enumerate(lowered.phases) for k in phase]
     for (number, k), us, did, moved in zip(placed, spans.T, works, distances(works), strict=True):
+        times = rounds - 1 if number < lowered.before else slices
         slow = float(us.max())
         flops, nbytes = round(did.flops * times), round(did.bytes * times)
-        threads = ceilings.threads if lowered.apart else min(k.range.units(rows), ceilings.threads)
+        threads = ceilings.threads if lowered.apart else min(k.range.units(at_once), ceilings.threads)
         traffic = [(round(n * times), distance * apart) for n, distance in moved]
         place = ceilings.place(1e-6 * slow, flops, traffic, threads, round(did.paired * times))
         out.append(

@@ -151,6 +151,11 @@ class Profile:
         The machine code that was measured, that of the same step without time stamps, and that of the workers.
     warnings : tuple of str
         Why the times may mean little.
+    rounds, round_rows : int
+        Into how many rounds a large batch was cut, and samples in each; 0 samples where it was not. Kernels whose names
+        begin with r are of all rounds but the last, and their times are sums.
+    barriers : int
+        In all rounds together.
     """
 
     name: str
@@ -170,6 +175,9 @@ class Profile:
     warnings: tuple[str, ...] = ()
     fit_microseconds: float | None = None
     stall_microseconds: float | None = None
+    rounds: int = 1
+    round_rows: int = 0
+    barriers: int = 0
 
     def slowest(self) -> list[KernelTime]:
         """Return the kernels, those that take most time first."""
@@ -229,9 +237,11 @@ class Profile:
         if self.slice_rows:
             samples = _count(self.slice_rows, "sample")
             lines.append(f"threads work apart, and take {samples} at a time through all kernels")
+        if self.round_rows:
+            rounds = f"{_count(self.rounds, 'round')} of at most {_count(self.round_rows, 'sample')}"
+            lines.append(f"the batch goes in {rounds}; kernels with an r are of all but the last, and times are sums")
         if self.threads > 1:
-            barriers = len(self.phases) - 1
-            where = f"{_count(barriers, 'barrier')} and the end" if barriers > 0 else "the end"
+            where = f"{_count(self.barriers, 'barrier')} and the end" if self.barriers > 0 else "the end"
             share = 100 * self.waiting_microseconds / step if step else 0.0
             wait = f"{self.waiting_microseconds:,.1f} µs ({share:.1f} %)"
             lines.append(f"a thread waits for others {wait}, at {where}")

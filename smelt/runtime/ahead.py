@@ -49,7 +49,6 @@ class QueuedExecutable(Executable):
         self._owned = owned
         self._queues = self._replaced = False
         self._times: list[float] = []
-        self._copies = 0 if owned else sum(n.spec.size * n.dtype.itemsize for n in graph.inputs)
         self._most = 1 + STEPS_AHEAD
 
     def rebind(self, states: Sequence[np.ndarray]) -> None:
@@ -90,7 +89,7 @@ class QueuedExecutable(Executable):
         self._times.append(time.perf_counter() - start)
         if len(self._times) == TIMED:
             took = min(self._times)
-            cheap = self._copies / BYTES_PER_SECOND <= COPYING * took
+            cheap = self._owned or sum(a.nbytes for a in arrays) / BYTES_PER_SECOND <= COPYING * took
             self._queues = self.program.phases > 0 and took >= SHORTEST and cheap
         return outputs
 

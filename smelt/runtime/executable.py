@@ -297,6 +297,8 @@ class Executable:
             self._point(frame)
         words = frame.words
         words[_HEAD] = rows
+        if self.program.before:
+            words[5] = self.program.phases_for(rows, self.capacity)
         if self._calls.count:
             self._calls.begin(frame.table[self._first_call :])
         at = _TABLE

@@ -65,6 +65,16 @@ class _Variant:
         self.capacity = self.rows(arrays)
         self.ranks: program.Ranks = {}
         self._trace(function, name, arrays)
+        self.whole = self.graph
+        rows, self.in_rounds = self.capacity, program.round_rows(self.graph, host())
+        if self.in_rounds:
+            self._trace(function, name, [a[: self.in_rounds] if i in self.batch else a for i, a in enumerate(arrays)])
+            self._compile(owned)
+            self.capacity = self.in_rounds * self.executable.program.most_rounds
+            if rows <= self.capacity:
+                return
+            self.in_rounds, self.capacity = 0, rows
+            self._trace(function, name, arrays)
         self._compile(owned)
 
     # --- tracing -----------------------------------------------------------------------------------------------
@@ -117,7 +127,7 @@ class _Variant:
         }
 
     def _compile(self, owned: bool) -> None:
-        built = program.build(self.graph, self._strides(), ranks=self.ranks)
+        built = program.build(self.graph, self._strides(), ranks=self.ranks, rounds=self.in_rounds > 0)
         states = self._bound(built)
         self.executable: Executable
         if self.graph.updates:
@@ -271,7 +281,7 @@ class Compiled:
         """
         if not self._variants:
             raise TraceError(at_user_line(f"{self.name} has not been called yet: there is no graph"))
-        return self._variants[0].graph
+        return self._variants[0].whole
 
     @property
     def library(self) -> jit.Library:
@@ -286,9 +296,9 @@ class Compiled:
 
     def lowered(self, ranks: program.Ranks | None = None) -> program.Lowered:
         """Return the kernels of the most recent trace, lowered for this processor; on request with other tiles."""
-        graph = self.graph
         variant = self._variants[0]
-        return program.lower(graph, variant._strides(), host(), ranks=variant.ranks if ranks is None else ranks)
+        ranks = variant.ranks if ranks is None else ranks
+        return program.lower(variant.graph, variant._strides(), host(), ranks=ranks, rounds=variant.in_rounds > 0)
 
     def take_tiles(self, ranks: program.Ranks) -> None:
         """Run the most recent trace with other tiles from now on; results keep their bits."""

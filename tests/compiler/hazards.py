@@ -20,6 +20,7 @@ import numpy as np
 from smelt.compiler.loops import ITEMSIZE, Buffer, If, Index, Instr, Kernel, Let, Loop, Stmt
 from smelt.compiler.passes.bands import Units, takes_turns, turns
 from smelt.compiler.passes.rows import units_of
+from smelt.compiler.passes.storage import Plan
 from smelt.compiler.program import Lowered
 
 Mask = np.ndarray
@@ -40,7 +41,7 @@ class _Walk:
 
     def __init__(self, kernel: Kernel, lo: int, hi: int, rows: int) -> None:
         self.kernel = kernel
-        self.numbers = {"lo": lo, "hi": hi, "n": rows}
+        self.numbers = {"lo": lo, "hi": hi, "n": rows, "batch": rows}
         self.ranges: dict[str, range] = {}
         self.found: dict[tuple, set[int]] = defaultdict(set)  # (buffer, write, loops, lanes, step): constants
         self._walk(kernel.body)
@@ -141,7 +142,8 @@ def find_hazards(lowered: Lowered, rows: int, threads: int, capacity: int = 0) -
     borders = places.borders
     for buffer, border in borders.items():
         holds[_span(buffer)][_bytes(buffer, border)] = ZEROED
-    for i, shares in _between_barriers(lowered, rows, threads):
+    for number, (i, shares) in enumerate(_between_barriers(lowered, rows, threads)):
+        first = number < lowered.before  # whose sums follow on nothing: what they read is not used
         touched = [_touched(units, rows, problems, t, places) for t, units in enumerate(shares)]
         problems += [f"phase {i}: {text}" for text in _races(touched, len(holds))]
         before, after = holds.copy(), holds
@@ -158,7 +160,7 @@ def find_hazards(lowered: Lowered, rows: int, threads: int, capacity: int = 0) -
                     unknown = mask & ~absent.get(buffer, np.False_) & ~borders.get(buffer, np.False_)
                     if buffer.kind == "arena":
                         unknown = _bytes(buffer, unknown) & (mine[_span(buffer)] != numbers.get(buffer, -3))
-                        if unknown.any():
+                        if unknown.any() and not (first and buffer.kept):
                             count = np.count_nonzero(unknown)
                             problems.append(f"phase {i}: {name} reads {count} bytes of {buffer.name} not written yet")
                     elif buffer.kind == "input" and (mask & absent.get(buffer, np.False_)).any():
@@ -175,7 +177,7 @@ def find_hazards(lowered: Lowered, rows: int, threads: int, capacity: int = 0) -
 def zeroed(lowered: Lowered) -> dict[Buffer, Mask]:
     """Return the elements of buffers that must still be zero whenever the step runs."""
     out = {}
-    for node, storage in lowered.plan.fills:
+    for node, storage in [pair for plan in _plans(lowered) for pair in plan.fills]:
         if storage.buffer.border is not None:
             border = np.ones(storage.buffer.size, bool)
             view = np.lib.stride_tricks.as_strided(border, node.shape, storage.strides)
@@ -183,6 +185,11 @@ def zeroed(lowered: Lowered) -> dict[Buffer, Mask]:
             view[np.ix_(*(a + t * np.arange(n) for a, t, n in zip(start, step, inner, strict=True)))] = False
             out[storage.buffer] = border
     return out
+
+
+def _plans(lowered: Lowered) -> list[Plan]:
+    """Return where everything is: in the last round, and in those before it."""
+    return [lowered.plan, *([lowered.earlier] if lowered.earlier else [])]
 
 
 class _Places:
@@ -221,8 +228,8 @@ def poison(lowered: Lowered, arena: np.ndarray) -> None:
 
 
 def _between_barriers(lowered: Lowered, rows: int, threads: int) -> Iterator[tuple[int, list[Units]]]:
-    """Yield the phases, and what each thread does in them until it waits for the others."""
-    for i, phase in enumerate(lowered.phases):
+    """Yield the phases, and what each thread does in them until it waits for the others; in three rounds, if in any."""
+    for i, phase in [*list(enumerate(lowered.phases))[: lowered.before], *enumerate(lowered.phases)]:
         if takes_turns(phase):
             for halves in zip(*turns(phase, threads), strict=True):
                 yield i, list(halves)
@@ -282,7 +289,7 @@ def _races(touched: list[list[tuple[str, Touched]]], arena_bytes: int) -> Iterat
 def _absent(lowered: Lowered, rows: int, capacity: int) -> dict[Buffer, Mask]:
     """Return the elements of each buffer that belong to samples a short batch does not have."""
     out: dict[Buffer, Mask] = {}
-    for node, storage in lowered.plan.storage.items():
+    for node, storage in [pair for plan in _plans(lowered) for pair in plan.storage.items()]:
         follows = node.spec.rows
         if follows is None or rows == capacity or node.spec.size == 0:
             continue

@@ -5,8 +5,8 @@ or ``kernel(buffer, ...)`` where the rows of the batch are known. Kernels that d
 share one function.
 
 ``ctx`` points to: the rows of this batch (i64), the arena, the team's barrier, the profile's time stamps (or null), how
-many arenas there are (threads that work apart have one each), then the table of pointers to inputs, outputs, states
-and constants.
+many arenas there are (threads that work apart have one each), for a step in rounds the rows of the whole batch and the
+number of the round, then the table of pointers to inputs, outputs, states and constants.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from smelt.ops.primitive import HALVES
 
 ATTRIBUTES = "nounwind noredzone"  # of functions without a context: the stack they take is what they say they take
 # Byte offsets in the context; the rows are at 0.
-CTX_ARENA, CTX_TEAM, CTX_STAMPS, CTX_ARENAS, CTX_TABLE = 8, 16, 24, 32, 40
+CTX_ARENA, CTX_TEAM, CTX_STAMPS, CTX_ARENAS, CTX_BATCH, CTX_ROUND, CTX_TABLE = 8, 16, 24, 32, 40, 48, 56
+_LOADED = {"n": 0, "batch": CTX_BATCH, "round": CTX_ROUND}  # variables that kernels find in the context
 
 MEMORY = {"f32": "float", "f64": "double", "i32": "i32", "u32": "i32", "i64": "i64", "u8": "i8", "bool": "i8"}
 MEMORY |= {"bf16": "i16", "f16": "i16", "i8": "i8", "pair": "i32"}
@@ -78,7 +79,7 @@ class _Function:
 
     def __init__(self, module: Module, kernel: Kernel) -> None:
         self.module, self.kernel = module, kernel
-        self.scopes = [_Scope(vars={"lo", "hi", "n"})]
+        self.scopes = [_Scope(vars={"lo", "hi", *_LOADED})]
         self.names: dict[int, str] = {}
         self.buffers: dict[Buffer, str] = {}  # the parameter of each, in the order of first use
         self.locals: dict[Buffer, str] = {}
@@ -137,8 +138,11 @@ class _Function:
         return scope.known[key]
 
     def _var(self, name: str) -> str:
-        if name == "n":
-            return self._once(0, ("n",), "load i64, ptr %ctx, align 8")
+        if name in _LOADED:
+            slot = "%ctx"
+            if _LOADED[name]:
+                slot = self._once(0, (name, "slot"), f"getelementptr i8, ptr %ctx, i64 {_LOADED[name]}")
+            return self._once(0, (name,), f"load i64, ptr {slot}, align 8")
         return f"%{name}"
 
     def _multiple(self, depth: int, name: str, coef: int) -> str:

@@ -25,7 +25,7 @@ def stamper(counter: str, count: int) -> Callable[..., list[str]]:
     def lines(now: str = "") -> list[str]:
         nonlocal done
         out = [
-            *(_find(count) if done == 0 else []),
+            *(find_stamps(count) if done == 0 else []),
             *([] if now else [f"  %now{done} = call i64 {counter}()"]),
             f"  %stamp{done} = getelementptr i64, ptr %mystamps, i64 {done}",
             f"  store i64 {now or f'%now{done}'}, ptr %stamp{done}, align 8",
@@ -65,17 +65,22 @@ def clock_after(name: str, kernel: str, counter: str) -> list[str]:
     """Return the lines that add to ``sums`` what a call of ``kernel``, a number with its type, took."""
     if not counter:
         return []
+    read = f"  %now{name} = call i64 {counter}()"
+    return [read, *add_time(name, "%sums", kernel, f"%clock{name}", f"%now{name}")]
+
+
+def add_time(name: str, sums: str, slot: str, start: str, end: str) -> list[str]:
+    """Return the lines that add what lies between two times to one of ``sums``, whose number comes with its type."""
     return [
-        f"  %now{name} = call i64 {counter}()",
-        f"  %took{name} = sub i64 %now{name}, %clock{name}",
-        f"  %sum{name} = getelementptr i64, ptr %sums, {kernel}",
+        f"  %took{name} = sub i64 {end}, {start}",
+        f"  %sum{name} = getelementptr i64, ptr {sums}, {slot}",
         f"  %sofar{name} = load i64, ptr %sum{name}, align 8",
         f"  %longer{name} = add i64 %sofar{name}, %took{name}",
         f"  store i64 %longer{name}, ptr %sum{name}, align 8",
     ]
 
 
-def _find(count: int) -> list[str]:
+def find_stamps(count: int) -> list[str]:
     """Return the lines that find this thread's ``count`` stamps."""
     return [
         f"  %stampslot = getelementptr i8, ptr %ctx, i64 {CTX_STAMPS}",
@@ -83,6 +88,35 @@ def _find(count: int) -> list[str]:
         f"  %stamprow = mul i64 %thread, {count}",
         "  %mystamps = getelementptr i64, ptr %stamps, i64 %stamprow",
     ]
+
+
+class Adder:
+    """Adds to each kernel's sum in a function of phases that run several times; the sums follow a thread's start.
+
+    Called like what :func:`stamper` returns: with a time, or else now, up to which the next kernel took.
+    """
+
+    def __init__(self, counter: str, count: int) -> None:
+        self.counter, self.count = counter, count
+        self.next = self._reads = 0
+        self._before = ""
+
+    def find(self) -> list[str]:
+        """Return the lines that find this thread's sums."""
+        return find_stamps(self.count)
+
+    def begin(self, barrier: bool) -> list[str]:
+        """Return the lines that begin a phase, one behind a ``barrier``, whose time somebody else adds."""
+        self.next += barrier
+        self._before = f"%begun{self.next}"
+        return [f"  {self._before} = call i64 {self.counter}()"]
+
+    def __call__(self, now: str = "") -> list[str]:
+        """Return the lines that add the time since the last call to the next sum."""
+        self.next += 1
+        i, before, self._before = self.next, self._before, now or f"%now{self.next}"
+        read = [] if now else [f"  {self._before} = call i64 {self.counter}()"]
+        return [*read, *add_time(f"{i}", "%mystamps", f"i64 {i}", before, self._before)]
 
 
 class Clock:
@@ -95,7 +129,7 @@ class Clock:
 
     def begin(self) -> list[str]:
         """Return the lines that find this thread's stamps and clear them."""
-        lines = _find(self.count)
+        lines = find_stamps(self.count)
         for i in range(self.count):
             lines += [self._at("clear", i), f"  store i64 0, ptr %clear{i}, align 8"]
         return lines

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from smelt.compiler.emit.barrier import emit_barrier
 from smelt.compiler.emit.denormals import denormals
 from smelt.compiler.emit.llvm import CTX_ARENA, CTX_ARENAS, CTX_TABLE, CTX_TEAM, Module
+from smelt.compiler.emit.rounds import InRounds, emit_phase_of, emit_rounds, emit_stamped_rounds
 from smelt.compiler.emit.rows import emit_rows
-from smelt.compiler.emit.stamps import Clock, clock_counter, stamper, timed
+from smelt.compiler.emit.stamps import Adder, Clock, clock_counter, stamper, timed
 from smelt.compiler.emit.turns import emit_turns
 from smelt.compiler.loops import Buffer, Kernel, Range
 from smelt.compiler.passes.bands import takes_turns
@@ -84,19 +85,7 @@ class StepEmitter:
 
         With the first, whichever threads have time can run a step bit by bit; it leaves the mode of denormals alone.
         """
-        cases = " ".join(f"i64 {i}, label %phase{i}" for i in range(len(phases)))
-        lines = ["define void @phase(ptr %ctx, i64 %number, i64 %thread, i64 %threads) {", "entry:", *self._preamble()]
-        lines.append(f"  switch i64 %number, label %out [{cases}]")
-        calls = 0
-        text: list[str] = []
-        for i, phase in enumerate(phases):
-            lines.append(f"phase{i}:")
-            shares: Shares = {}
-            for run in together(phase, self.capacity):
-                calls += 1
-                lines += self._shared(run, phase, shares, calls, text)
-            lines.append("  br label %out")
-        lines += ["out:", "  ret void", "}"]
+        text = self._any_phase("define void @phase", phases)
         before, after = denormals(self.isa.triple, self.declare, flush=True)
         step = [
             "define void @step(ptr %ctx, i64 %thread, i64 %threads) {",
@@ -119,7 +108,49 @@ class StepEmitter:
             "  ret void",
             "}",
         ]
-        return [_SHARE, *text, "\n".join(lines), "\n".join(step), emit_barrier(self.isa.triple, self.declare)]
+        return [_SHARE, *text, "\n".join(step), emit_barrier(self.isa.triple, self.declare)]
+
+    def emit_in_rounds(
+        self,
+        phases: Sequence[Sequence[Kernel]],
+        before: int,
+        slots: int,
+        steps: Sequence[int],
+        stamps: bool = False,
+    ) -> list[str]:
+        """Return ``phase`` and ``step`` as of :meth:`emit_phases`, for batches of any size.
+
+        They are cut into rounds of at most as many rows as ``capacity`` says. The first phases, ``before`` in number,
+        are of each round but the last. ``slots`` and ``steps`` are as of :meth:`emit_apart`, ``stamps`` of
+        :meth:`emit`, with the time of all rounds summed per kernel.
+        """
+        rounds = InRounds(len(phases), before, self.capacity, slots, steps)
+        stamp = Adder(self._counter(), 1 + sum(map(len, phases)) + len(phases) - 1) if stamps else None
+        text = self._any_phase("define internal void @part", phases, stamp)
+        flush = denormals(self.isa.triple, self.declare, flush=True)
+        step = emit_stamped_rounds(rounds, phases, self._counter(), flush) if stamps else emit_rounds(rounds, flush)
+        self.declare("void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
+        self.declare("i64 @llvm.smin.i64(i64, i64)")
+        self.declare("i64 @llvm.smax.i64(i64, i64)")
+        return [_SHARE, *text, *emit_phase_of(rounds), step, emit_barrier(self.isa.triple, self.declare)]
+
+    def _any_phase(self, head: str, phases: Sequence[Sequence[Kernel]], stamp: Adder | None = None) -> list[str]:
+        """Return the functions of runs, and one ``(ctx, number, thread, threads)`` that does a thread's share."""
+        cases = " ".join(f"i64 {i}, label %phase{i}" for i in range(len(phases)))
+        lines = [f"{head}(ptr %ctx, i64 %number, i64 %thread, i64 %threads) {{", "entry:", *self._preamble()]
+        lines += stamp.find() if stamp else []
+        lines.append(f"  switch i64 %number, label %out [{cases}]")
+        calls = 0
+        text: list[str] = []
+        for i, phase in enumerate(phases):
+            lines.append(f"phase{i}:")
+            lines += stamp.begin(barrier=i > 0) if stamp else []
+            shares: Shares = {}
+            for run in together(phase, self.capacity):
+                calls += 1
+                lines += self._shared(run, phase, shares, calls, text, stamp)
+            lines.append("  br label %out")
+        return [*text, "\n".join([*lines, "out:", "  ret void", "}"])]
 
     def _preamble(self) -> list[str]:
         """Return the lines that find the arena, and this thread's own places in it: for so many threads as it has."""

@@ -197,14 +197,20 @@ class Evaluator:
         along = point.lane == axis
         return self.b.index(point.coords[axis], short_dtype(node.dtype), point.lanes if along else 1, 1 if along else 0)
 
-    def _count(self, node: Node, point: Point) -> Value:
+    def _count(self, node: Node, point: Point, rows_of: str = "n") -> Value:
         (x,) = node.inputs
         rows = x.spec.rows
         size = int(np.prod([x.shape[a] for a in node.attrs["axes"]], dtype=np.int64))
         if rows is None or rows.axis not in node.attrs["axes"]:
             return self.b.const(size, short_dtype(node.dtype))
         per_row = size // (x.shape[rows.axis] // rows.per)
-        return self.b.index(var("n") * per_row, short_dtype(node.dtype))
+        return self.b.index(var(rows_of) * per_row, short_dtype(node.dtype))
+
+    def _count_all(self, node: Node, point: Point) -> Value:
+        return self._count(node, point, "batch")
+
+    def _later_round(self, node: Node, point: Point) -> Value:
+        return self.b.op("lt", self.b.const(0, "i64"), self.b.index(var("round"), "i64"), dtype="bool")
 
     def _random_uniform(self, node: Node, point: Point) -> Value:
         state = node.inputs[0]

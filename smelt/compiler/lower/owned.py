@@ -53,7 +53,7 @@ class OwnedLowering(SlicedLowering):
             return False
         b = self.plan.base(self.plan.operand(self.root, 1 - (self.root in self.plan.lane_rows)))
         large = p.extent["k"] * p.extent[p.lane] * ITEMSIZE[p.b.buffer.dtype] > B_BYTES
-        return large and (b.kind != "state" or b in self.plan.fusion.graph.updates) and b.kind != "constant"
+        return large and (b.kind != "state" or b in self.plan.changed) and b.kind != "constant"
 
     def _sum_ks(self, p: Part, tile: Tile, count: int, sums: Sums) -> None:
         """Sum every slice of the ks, for all rows."""

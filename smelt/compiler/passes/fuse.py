@@ -63,7 +63,7 @@ def kind_of(node: Node) -> str:
         ("window", WINDOWS),
         ("region", REGIONS),
         ("neighbours", {"neighbours"}),
-        ("free", {"iota", "count"}),
+        ("free", {"iota", "count", "count_all", "later_round"}),
     ):
         if name in names:
             return kind

@@ -22,7 +22,7 @@ def lives(phases: Sequence[Sequence[Kernel]]) -> dict[Buffer, tuple[int, int]]:
         for kernel in phase:
             for buffer in kernel.reads | kernel.writes:
                 if buffer.kind == "arena":
-                    first, _ = out.get(buffer, (i, i))
+                    first, _ = out.get(buffer, (0 if buffer.kept else i, i))
                     out[buffer] = (first, i)
     return out
 

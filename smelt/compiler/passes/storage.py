@@ -13,6 +13,7 @@ has run: one that fails leaves all state as it was.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,6 +48,7 @@ class Plan:
     lane_rows: set[Node] = field(default_factory=set)  # products whose lanes run along the rows, not the columns
     arrays: list[np.ndarray] = field(default_factory=list)  # of the constants, by slot order
     calls: dict[Call, int] = field(default_factory=dict)  # slots of users' functions
+    changed: set[Node] = field(default_factory=set)  # states that the step changes
 
     def groups(self) -> list[Group]:
         """Return all groups, the compiler's copies included."""
@@ -97,20 +99,26 @@ class _Orders:
         return self.order.get(self.find(n)) or tuple(range(len(n.shape)))
 
 
-def plan_storage(f: Fusion, state_strides: dict[Node, tuple[int, ...] | None] | None, isa: Isa) -> Plan:
+def plan_storage(
+    f: Fusion, state_strides: dict[Node, tuple[int, ...] | None] | None, isa: Isa, last: Plan | None = None
+) -> Plan:
     """Return the plan. ``state_strides`` gives element strides of states bound before, None for new ones.
 
-    Without it, all states belong to the program, and lie as the kernels read them best.
+    Without it, all states belong to the program, and lie as the kernels read them best. A round before the ``last``
+    shares with that what is kept from round to round, and the table of pointers.
     """
-    p = Plan(f, own=state_strides is None)
+    p = Plan(f, own=state_strides is None, changed=set(f.graph.updates))
     state_strides = state_strides or {}
+    if last is not None:
+        state_strides = {n: s.strides for n, s in last.storage.items() if n.kind == "state"}
+        p.arrays, p.changed = last.arrays, p.changed | last.changed
     orders = _choose_orders(f, state_strides)
-    _leaves(p, orders, state_strides)
+    _leaves(p, orders, state_strides, last)
     Assign(p, orders, isa).run()
     return p
 
 
-def _choose_orders(f: Fusion, state_strides: dict[Node, tuple[int, ...] | None]) -> _Orders:
+def _choose_orders(f: Fusion, state_strides: Mapping[Node, tuple[int, ...] | None]) -> _Orders:
     orders = _Orders()
     for state, strides in state_strides.items():
         if strides is not None and len(state.shape) > 1:
@@ -153,14 +161,14 @@ def _prefer_base(f: Fusion, orders: _Orders, node: Node, order: Order) -> None:
         orders.prefer(node, order)
 
 
-def _leaves(p: Plan, orders: _Orders, state_strides: dict[Node, tuple[int, ...] | None]) -> None:
+def _leaves(p: Plan, orders: _Orders, state_strides: Mapping[Node, tuple[int, ...] | None], last: Plan | None) -> None:
     g = p.fusion.graph
     slot = 0
     for node in g.inputs:
         buffer = Buffer(node.name, short_dtype(node.dtype), node.spec.size, "input", slot)
         p.storage[node] = Storage(buffer, dense(node.shape, tuple(range(len(node.shape)))))
         slot += 1
-    slot += len(g.outputs)
+    slot += len((last or p).fusion.graph.outputs)
     for node in g.states:
         buffer = Buffer(node.name, short_dtype(node.dtype), node.spec.size, "state", slot)
         order = orders.of(node)
@@ -171,10 +179,14 @@ def _leaves(p: Plan, orders: _Orders, state_strides: dict[Node, tuple[int, ...] 
     for node in p.fusion.nodes:
         if p.fusion.kinds[node] == "leaf" and node.kind == "constant":
             assert node.value is not None
-            buffer = Buffer(f"constant{len(p.arrays)}", short_dtype(node.dtype), node.spec.size, "constant", slot)
+            at = slot + len(p.arrays)
+            buffer = Buffer(f"constant{len(p.arrays)}", short_dtype(node.dtype), node.spec.size, "constant", at)
             p.storage[node] = Storage(buffer, dense(node.shape, tuple(range(len(node.shape)))))
             p.arrays.append(np.ascontiguousarray(node.value))
-            slot += 1
+        elif node.kind == "state" and node not in p.storage:  # a sum over the rounds of a batch
+            p.orders[node] = orders.of(node)
+            buffer = Buffer(node.name, short_dtype(node.dtype), node.spec.size, "arena", kept=True)
+            p.storage[node] = last.storage[node] if last else Storage(buffer, dense(node.shape, p.orders[node]))
 
 
 class Assign:

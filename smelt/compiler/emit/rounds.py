@@ -1,0 +1,169 @@
+"""Write the functions that take a batch through a step in rounds, each with a context of its own.
+
+In: how many phases there are, and how many of them every round but the last has; the function ``part`` that runs one.
+Out: LLVM text of ``phase(ctx, number, thread, threads)``, which knows the phases of all rounds by one number, and of
+``step``, which runs them in order. A round's context says how many rows it has; the inputs begin with its first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smelt.compiler.emit.llvm import CTX_BATCH, CTX_ROUND, CTX_TABLE, CTX_TEAM
+from smelt.compiler.emit.stamps import add_time, find_stamps
+from smelt.compiler.loops import Kernel
+from smelt.compiler.passes.rounds import GRAIN
+
+Lines = Sequence[str]
+
+
+@dataclass(frozen=True)
+class InRounds:
+    """A step in rounds.
+
+    ``phases`` counts those of a round before the last, which are ``before``, and those of the last, which follow.
+    ``steps`` says by how many bytes the first pointers of the table, of ``slots``, go on from one row to the next.
+    """
+
+    phases: int
+    before: int
+    capacity: int
+    slots: int
+    steps: Sequence[int]
+
+
+def emit_phase_of(r: InRounds) -> list[str]:
+    """Return ``phase``, and what it and ``step`` ask: how many rounds there are, and where a phase is in its round."""
+    size = CTX_TABLE + 8 * r.slots
+    rounds = [
+        "define internal i64 @rounds(ptr %ctx) {",
+        "  %rows = load i64, ptr %ctx, align 8",
+        f"  %up = add i64 %rows, {r.capacity - 1}",
+        f"  %whole = sdiv i64 %up, {r.capacity}",
+        "  %rounds = call i64 @llvm.smax.i64(i64 %whole, i64 1)",
+        "  ret i64 %rounds",
+        "}",
+    ]
+    place = [
+        "define internal i64 @place(i64 %number, i64 %round, i64 %rounds) {",
+        f"  %done = mul i64 %round, {r.before}",
+        "  %left = sub i64 %number, %done",
+        "  %next = add i64 %round, 1",
+        "  %more = icmp slt i64 %next, %rounds",
+        f"  %first = select i1 %more, i64 0, i64 {r.before}",
+        "  %at = add i64 %left, %first",
+        "  ret i64 %at",
+        "}",
+    ]
+    phase = [
+        "define void @phase(ptr %ctx, i64 %number, i64 %thread, i64 %threads) {",
+        f"  %mine = alloca [{size} x i8], align 64",
+        f"  call void @llvm.memcpy.p0.p0.i64(ptr %mine, ptr %ctx, i64 {size}, i1 false)",
+        "  %rounds = call i64 @rounds(ptr %ctx)",
+        f"  %passed = sdiv i64 %number, {r.before}",
+        "  %least = sub i64 %rounds, 1",
+        "  %round = call i64 @llvm.smin.i64(i64 %passed, i64 %least)",
+        "  %at = call i64 @place(i64 %number, i64 %round, i64 %rounds)",
+        "  %rows = load i64, ptr %ctx, align 8",
+        f"  %up = add i64 %rows, {GRAIN - 1}",
+        f"  %grains = sdiv i64 %up, {GRAIN}",
+        "  %next = add i64 %round, 1",
+        "  %first = call i64 @share(i64 %grains, i64 %round, i64 %rounds)",
+        "  %last = call i64 @share(i64 %grains, i64 %next, i64 %rounds)",
+        f"  %start = mul i64 %first, {GRAIN}",
+        f"  %most = mul i64 %last, {GRAIN}",
+        "  %end = call i64 @llvm.smin.i64(i64 %most, i64 %rows)",
+        "  %count = sub i64 %end, %start",
+        "  store i64 %count, ptr %mine, align 8",
+        f"  %batchslot = getelementptr i8, ptr %mine, i64 {CTX_BATCH}",
+        "  store i64 %rows, ptr %batchslot, align 8",
+        f"  %roundslot = getelementptr i8, ptr %mine, i64 {CTX_ROUND}",
+        "  store i64 %round, ptr %roundslot, align 8",
+    ]
+    for i, step in enumerate(r.steps):
+        if step:
+            phase += [
+                f"  %slot{i} = getelementptr i8, ptr %mine, i64 {CTX_TABLE + 8 * i}",
+                f"  %first{i} = load ptr, ptr %slot{i}, align 8",
+                f"  %skip{i} = mul i64 %start, {step}",
+                f"  %here{i} = getelementptr i8, ptr %first{i}, i64 %skip{i}",
+                f"  store ptr %here{i}, ptr %slot{i}, align 8",
+            ]
+    phase += ["  call void @part(ptr %mine, i64 %at, i64 %thread, i64 %threads)", "  ret void", "}"]
+    return ["\n".join(rounds), "\n".join(place), "\n".join(phase)]
+
+
+def emit_rounds(r: InRounds, flush: tuple[Lines, Lines]) -> str:
+    """Return ``step``; denormals count as zero between the two parts of ``flush``."""
+    return _step(r, flush, [], ["  call void @barrier(ptr %team, i64 %threads)"], [])
+
+
+def emit_stamped_rounds(
+    r: InRounds, phases: Sequence[Sequence[Kernel]], counter: str, flush: tuple[Lines, Lines]
+) -> str:
+    """Return ``step`` that writes stamps: as far apart as all rounds of a kernel, or of a barrier, took together."""
+    slots, slot = [], 0
+    for phase in phases:
+        slot += len(phase) + 1
+        slots.append(slot)
+    count = slots[-1]
+    begin = [*find_stamps(count), f"  %begun = call i64 {counter}()", "  store i64 %begun, ptr %mystamps, align 8"]
+    begin += ["  %sums = getelementptr i64, ptr %mystamps, i64 1"]
+    begin += [f"  store [{count - 1} x i64] zeroinitializer, ptr %sums, align 8"]
+    wait = [
+        f"  %passed = sdiv i64 %number, {r.before}",
+        "  %least = sub i64 %rounds, 1",
+        "  %round = call i64 @llvm.smin.i64(i64 %passed, i64 %least)",
+        "  %at = call i64 @place(i64 %number, i64 %round, i64 %rounds)",
+        "  %slotp = getelementptr i64, ptr @slots, i64 %at",
+        "  %slot = load i64, ptr %slotp, align 8",
+        f"  %start = call i64 {counter}()",
+        "  call void @barrier(ptr %team, i64 %threads)",
+        f"  %end = call i64 {counter}()",
+        *add_time("", "%mystamps", "i64 %slot", "%start", "%end"),
+    ]
+    end = []
+    before = "%begun"
+    for i in range(1, count):
+        end += [
+            f"  %at{i} = getelementptr i64, ptr %mystamps, i64 {i}",
+            f"  %all{i} = load i64, ptr %at{i}, align 8",
+            f"  %stamp{i} = add i64 {before}, %all{i}",
+            f"  store i64 %stamp{i}, ptr %at{i}, align 8",
+        ]
+        before = f"%stamp{i}"
+    table = f"@slots = private constant [{len(slots)} x i64] [{', '.join(f'i64 {s}' for s in slots)}]"
+    return table + "\n\n" + _step(r, flush, begin, wait, end)
+
+
+def _step(r: InRounds, flush: tuple[Lines, Lines], begin: Lines, wait: Lines, end: Lines) -> str:
+    return "\n".join(
+        [
+            "define void @step(ptr %ctx, i64 %thread, i64 %threads) {",
+            "entry:",
+            f"  %teamslot = getelementptr i8, ptr %ctx, i64 {CTX_TEAM}",
+            "  %team = load ptr, ptr %teamslot, align 8",
+            *flush[0],
+            *begin,
+            "  %rounds = call i64 @rounds(ptr %ctx)",
+            "  %others = sub i64 %rounds, 1",
+            f"  %theirs = mul i64 %others, {r.before}",
+            f"  %phases = add i64 %theirs, {r.phases - r.before}",
+            "  br label %next",
+            "next:",
+            "  %number = phi i64 [0, %entry], [%later, %wait]",
+            "  call void @phase(ptr %ctx, i64 %number, i64 %thread, i64 %threads)",
+            "  %later = add i64 %number, 1",
+            "  %more = icmp slt i64 %later, %phases",
+            "  br i1 %more, label %wait, label %out",
+            "wait:",
+            *wait,
+            "  br label %next",
+            "out:",
+            *end,
+            *flush[1],
+            "  ret void",
+            "}",
+        ]
+    )
