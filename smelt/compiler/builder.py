@@ -33,7 +33,7 @@ class Builder:
     def __init__(self, name: str) -> None:
         self.name = name
         self._count = 0
-        self._vars = {"lo": 1, "hi": 1, "n": 1}  # names that are taken
+        self._vars = dict.fromkeys(("lo", "hi", "n", "batch", "first_row"), 1)  # names that are taken
         self._stack: list[list[Stmt]] = [[]]
         self._known: list[dict] = [{}]
         self.reads: set[Buffer] = set()

@@ -25,7 +25,7 @@ from smelt.compiler.lower.serial import lower_serial_contract
 from smelt.compiler.lower.winners import lower_contract, lower_neighbours, lower_transformed_weights
 from smelt.compiler.passes.bands import runs, takes_turns
 from smelt.compiler.passes.clip import clip_padding
-from smelt.compiler.passes.fuse import Group, fuse
+from smelt.compiler.passes.fuse import Fusion, Group, fuse
 from smelt.compiler.passes.memory import Memory, format_memory, plan_memory
 from smelt.compiler.passes.rounds import in_rounds, obstacle, rows_per_round
 from smelt.compiler.passes.rows import give_own_places
@@ -176,7 +176,7 @@ def _lower_rounds(
     """Return the kernels of each round but the last, then those of the last; they share what they can of the arena."""
     rounds = in_rounds(graph)
     made = kernels_of(rounds.last, state_strides, isa, zeroed=True, ranks=ranks)
-    each = kernels_of(rounds.each, None, isa, zeroed=True, last=made.plan)
+    each = kernels_of(rounds.each, None, isa, zeroed=True, last=made)
     phases: list[list[Kernel]] = []
     for part in (each, made):
         mine = schedule(part.all())
@@ -221,13 +221,15 @@ def kernels_of(
     zeroed: bool = False,
     fused: bool = True,
     ranks: Ranks | None = None,
-    last: Plan | None = None,
+    last: Made | None = None,
 ) -> Made:
-    """Return the kernels of a simplified graph, not yet in order; those of a round go with the plan of the ``last``."""
+    """Return the kernels of a simplified graph, not yet in order; those of a round go with those of the ``last``."""
     fusion = fuse(graph, fused, pooling=not isa.serial)
     for group in fusion.groups:
         group.rank = (ranks or {}).get(group.number, 0)
-    plan = plan_storage(fusion, state_strides, isa, last)
+    if last is not None:
+        _rank_alike(fusion, last.plan.fusion)
+    plan = plan_storage(fusion, state_strides, isa, last.plan if last else None)
     first = len(graph.inputs) + len(graph.outputs) + len(graph.states) + len(plan.arrays)
     plan.calls = {node.attrs["call"]: first + 2 * i for i, node in enumerate(calls(graph))}
     tasks: dict[Group, list[Task]] = {}
@@ -258,6 +260,20 @@ def kernels_of(
         fills[node] = Task(kernel)
     _connect(plan, tasks, loads, fills)
     return Made(graph, plan, tasks, list(fills.values()))
+
+
+def _rank_alike(fusion: Fusion, last: Fusion) -> None:
+    """Give each contraction the tile that the same one of the last round takes."""
+    ranks: dict[tuple, list[int]] = {}
+    for f in (last, fusion):
+        for group in f.groups:
+            if group.kind == "contract":
+                (root,) = group.roots
+                alike = ranks.setdefault((root.opname, *(i.shape for i in root.inputs), root.layer), [])
+                if f is last:
+                    alike.append(group.rank)
+                else:
+                    group.rank = alike.pop(0)
 
 
 def _connect(plan: Plan, tasks: dict[Group, list[Task]], loads: dict[Task, set[Node]], fills: dict[Node, Task]) -> None:

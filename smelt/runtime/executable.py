@@ -87,7 +87,7 @@ class Executable:
         self.capacity = next((n.shape[n.spec.rows.axis] for n in graph.inputs if n.spec.rows), 0)
         self._outputs = [(n.shape, n.dtype) for n in graph.outputs]
         self._arenas = 1
-        self._resized = program.apart
+        self._resized = program.apart or program.before > 0
         self._ragged = [(i, n.spec.rows) for i, n in enumerate(graph.outputs) if n.spec.rows]
         self._arrays = len(graph.inputs) + len(graph.outputs)
         self._written = [s in graph.updates for s in graph.states]
@@ -104,7 +104,10 @@ class Executable:
     def _sizes(self, rows: int) -> list[tuple[tuple[int, ...], np.dtype]]:
         """Return shapes and dtypes of the outputs for so many rows of a batch."""
         follow = dict(self._ragged)
-        return [((rows * follow[i].per, *shape[1:]), dtype) for i, (shape, dtype) in enumerate(self._outputs)]
+        return [
+            ((rows * follow[i].per, *shape[1:]) if i in follow else shape, dtype)
+            for i, (shape, dtype) in enumerate(self._outputs)
+        ]
 
     # --- state -------------------------------------------------------------------------------------------------
 

@@ -279,9 +279,12 @@ class Compiled:
         TraceError
             Before the first call.
         """
+        return self._latest().whole
+
+    def _latest(self) -> _Variant:
         if not self._variants:
             raise TraceError(at_user_line(f"{self.name} has not been called yet: there is no graph"))
-        return self._variants[0].whole
+        return self._variants[0]
 
     @property
     def library(self) -> jit.Library:
@@ -296,7 +299,7 @@ class Compiled:
 
     def lowered(self, ranks: program.Ranks | None = None) -> program.Lowered:
         """Return the kernels of the most recent trace, lowered for this processor; on request with other tiles."""
-        variant = self._variants[0]
+        variant = self._latest()
         ranks = variant.ranks if ranks is None else ranks
         return program.lower(variant.graph, variant._strides(), host(), ranks=ranks, rounds=variant.in_rounds > 0)
 

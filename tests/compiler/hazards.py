@@ -41,7 +41,7 @@ class _Walk:
 
     def __init__(self, kernel: Kernel, lo: int, hi: int, rows: int) -> None:
         self.kernel = kernel
-        self.numbers = {"lo": lo, "hi": hi, "n": rows, "batch": rows}
+        self.numbers = {"lo": lo, "hi": hi, "n": rows, "batch": rows, "first_row": 0}
         self.ranges: dict[str, range] = {}
         self.found: dict[tuple, set[int]] = defaultdict(set)  # (buffer, write, loops, lanes, step): constants
         self._walk(kernel.body)

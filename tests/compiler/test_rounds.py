@@ -22,7 +22,7 @@ from .isas import ISAS
 from .zoo import CASES, Training, trace, unbound
 
 ROWS = 16  # of a round in these tests
-NAMES = ["mnist_cnn", "lenet5", "normalized"]
+NAMES = ["mnist_cnn", "lenet5", "normalized", "dropout"]
 SIZES = (67, 67, 1, 16, 17, 40)
 
 
@@ -138,13 +138,29 @@ def test_gradients_that_are_kept_and_several_sums(short: None) -> None:
     np.testing.assert_allclose(loss.item(), np.mean((out.numpy() - y) ** 2), rtol=1e-6)
 
 
+def test_values_of_each_sample_are_all_returned(short: None) -> None:
+    layer = nn.Linear(7, 3)
+
+    @smelt.compile
+    def step(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        out = layer(x)
+        loss = (out**2).mean()
+        loss.backward()
+        layer.weight.assign(layer.weight * 1.0)
+        layer.weight.grad = layer.bias.grad = None
+        return out, loss, out.argmax(1)
+
+    x = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
+    for rows in (50, 33, 16, 5):
+        out, loss, best = step(x[:rows])
+        want = layer(Tensor(x[:rows])).numpy()
+        np.testing.assert_allclose(out.numpy(), want, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(loss.item(), np.mean(want**2), rtol=1e-6)
+        assert best.numpy().tolist() == want.argmax(1).tolist()
+    assert step.lowered().before and step.traces == 1
+
+
 # --- when -------------------------------------------------------------------------------------------------
-
-
-def graph_of(name: str, rows: int) -> tuple[object, str]:
-    training = Training(CASES[name])
-    graph = trace(training.step, list(training.case.data(rows)))
-    return graph, obstacle(graph)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +169,7 @@ def graph_of(name: str, rows: int) -> tuple[object, str]:
         ("mnist_cnn", ""),
         ("normalized", ""),
         ("odd_convolutions", "of each sample needs a sum over the batch"),
-        ("dropout", "random numbers are drawn for the whole batch"),
+        ("dropout", ""),
     ],
 )
 def test_what_stands_against_rounds(name: str, reason: str) -> None:
@@ -162,15 +178,15 @@ def test_what_stands_against_rounds(name: str, reason: str) -> None:
     assert (reason in found) if reason else not found
 
 
-def test_values_of_each_sample_and_custom_operations_stand_against_rounds() -> None:
+def test_custom_operations_and_samples_that_do_not_come_first_stand_against_rounds() -> None:
     layer = nn.Linear(4, 4)
     double = smelt.custom_op(lambda x: x * 2, name="double", out=lambda x: x, gradient=lambda g, y, x: g * 2)
 
-    def returns_outputs(x: Tensor) -> Tensor:
+    def returns_turned(x: Tensor) -> Tensor:
         out = layer(x)
         out.sum().backward()
         layer.weight.assign(layer.weight - layer.weight.grad)
-        return out
+        return out.T
 
     def calls(x: Tensor) -> Tensor:
         loss = double(layer(x)).sum()
@@ -179,7 +195,7 @@ def test_values_of_each_sample_and_custom_operations_stand_against_rounds() -> N
         return loss
 
     x = [np.ones((8, 4), np.float32)]
-    assert obstacle(trace(returns_outputs, x)) == "it returns values of each sample"
+    assert obstacle(trace(returns_turned, x)) == "it returns values whose samples do not come first"
     assert obstacle(trace(calls, x)) == "a user's function takes the whole batch"
 
 
@@ -267,3 +283,14 @@ def test_a_batch_of_too_many_rounds_goes_at_once(short: None, monkeypatch: pytes
     assert not step.lowered().before
     step(*training.case.data(40)).item()
     assert step.traces == 1
+
+
+def test_every_round_takes_the_tiles_that_were_asked_for() -> None:
+    training = Training(CASES["lenet5"])
+    graph = trace(training.step, list(training.case.data(ROWS)))
+    low = program.lower(graph, unbound(graph), ISAS["znver4"], rounds=True)
+    asked = {group.number: 1 for group in low.of if group.kind == "contract"}
+    other = program.lower(graph, unbound(graph), ISAS["znver4"], ranks=asked, rounds=True)
+    assert low.earlier and other.earlier
+    ranks = [[g.rank for g in f.earlier.fusion.groups if g.kind == "contract"] for f in (low, other) if f.earlier]
+    assert ranks[0] == [0] * len(asked) and ranks[1] == [1] * len(asked)

@@ -45,7 +45,7 @@ class _Function:
         self.needs, self.kernel = unit.needs, kernel
         self.buffers: dict[Buffer, str] = {}  # the parameter of each, in the order of first use
         units = kernel.range.units(unit.rows)
-        self.known = {"lo": 0, "hi": units, "n": unit.rows}  # integer variables that are constants
+        self.known = {"lo": 0, "hi": units, "n": unit.rows, "first_row": 0}  # integer variables that are constants
         self.lines: list[str] = []
         self.depth = 1
         self.texts: dict[int, Text] = {}  # of values: a variable, a constant or an expression

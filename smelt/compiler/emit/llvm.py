@@ -5,8 +5,8 @@ or ``kernel(buffer, ...)`` where the rows of the batch are known. Kernels that d
 share one function.
 
 ``ctx`` points to: the rows of this batch (i64), the arena, the team's barrier, the profile's time stamps (or null), how
-many arenas there are (threads that work apart have one each), for a step in rounds the rows of the whole batch and the
-number of the round, then the table of pointers to inputs, outputs, states and constants.
+many arenas there are (threads that work apart have one each), for a step in rounds the rows of the whole batch, the row
+that the round begins with (0 for others), then the table of pointers to inputs, outputs, states and constants.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from smelt.ops.primitive import HALVES
 
 ATTRIBUTES = "nounwind noredzone"  # of functions without a context: the stack they take is what they say they take
 # Byte offsets in the context; the rows are at 0.
-CTX_ARENA, CTX_TEAM, CTX_STAMPS, CTX_ARENAS, CTX_BATCH, CTX_ROUND, CTX_TABLE = 8, 16, 24, 32, 40, 48, 56
-_LOADED = {"n": 0, "batch": CTX_BATCH, "round": CTX_ROUND}  # variables that kernels find in the context
+CTX_ARENA, CTX_TEAM, CTX_STAMPS, CTX_ARENAS, CTX_BATCH, CTX_FIRST, CTX_TABLE = 8, 16, 24, 32, 40, 48, 56
+_LOADED = {"n": 0, "batch": CTX_BATCH, "first_row": CTX_FIRST}  # variables that kernels find in the context
 
 MEMORY = {"f32": "float", "f64": "double", "i32": "i32", "u32": "i32", "i64": "i64", "u8": "i8", "bool": "i8"}
 MEMORY |= {"bf16": "i16", "f16": "i16", "i8": "i8", "pair": "i32"}
@@ -86,7 +86,7 @@ class _Function:
         self.int = f"i{8 * module.isa.pointer_bytes}"  # of indices
         self.known: dict[str, int] = {}  # integer variables that are constants
         if module.rows:
-            self.known = {"lo": 0, "hi": kernel.range.units(module.rows), "n": module.rows}
+            self.known = {"lo": 0, "hi": kernel.range.units(module.rows), "n": module.rows, "first_row": 0}
         self.temps = 0
         self.labels = 0
 

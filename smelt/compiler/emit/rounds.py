@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smelt.compiler.emit.llvm import CTX_BATCH, CTX_ROUND, CTX_TABLE, CTX_TEAM
+from smelt.compiler.emit.llvm import CTX_BATCH, CTX_FIRST, CTX_TABLE, CTX_TEAM
 from smelt.compiler.emit.stamps import add_time, find_stamps
 from smelt.compiler.loops import Kernel
 from smelt.compiler.passes.rounds import GRAIN
@@ -78,8 +78,8 @@ def emit_phase_of(r: InRounds) -> list[str]:
         "  store i64 %count, ptr %mine, align 8",
         f"  %batchslot = getelementptr i8, ptr %mine, i64 {CTX_BATCH}",
         "  store i64 %rows, ptr %batchslot, align 8",
-        f"  %roundslot = getelementptr i8, ptr %mine, i64 {CTX_ROUND}",
-        "  store i64 %round, ptr %roundslot, align 8",
+        f"  %firstslot = getelementptr i8, ptr %mine, i64 {CTX_FIRST}",
+        "  store i64 %start, ptr %firstslot, align 8",
     ]
     for i, step in enumerate(r.steps):
         if step:

@@ -210,13 +210,15 @@ class Evaluator:
         return self._count(node, point, "batch")
 
     def _later_round(self, node: Node, point: Point) -> Value:
-        return self.b.op("lt", self.b.const(0, "i64"), self.b.index(var("round"), "i64"), dtype="bool")
+        return self.b.op("lt", self.b.const(0, "i64"), self.b.index(var("first_row"), "i64"), dtype="bool")
 
     def _random_uniform(self, node: Node, point: Point) -> Value:
         state = node.inputs[0]
         words = [self.at(state, Point((Index(i),), None, 1)) for i in range(3)]
         strides = dense(node.shape, tuple(range(len(node.shape))))
         index = self.offset(Storage(self.plan.storage[state].buffer, strides), point.coords)
+        if node.spec.rows is not None and node.spec.rows.axis == 0:
+            index = index + var("first_row") * (node.spec.rows.per * strides[0])
         step = 0 if point.lane is None else strides[point.lane]
         lanes = point.lanes
         counter = self.b.index(index, "u32", lanes, step)

@@ -24,7 +24,6 @@ ROUND_BYTES = 5 << 20  # of the operands of products that sum over the batch, in
 FEWEST_ROWS = 32  # a round reads all weights, and reads and writes the sum of each one's gradient
 GRAIN = 16  # rows: a round that tiles and turns do not divide takes up to a tenth longer
 _PRODUCTS = ("matmul", "conv2d_weight_grad", "conv2d_winner_grad")
-_DRAWS = ("random_uniform",)  # an element's number is its place in the batch
 
 
 class LaterRound(Primitive):
@@ -57,8 +56,8 @@ def obstacle(graph: Graph) -> str:
     """Return why a step cannot go in rounds; an empty string when it can."""
     if not graph.updates or graph.exact or all(n.spec.rows is None for n in graph.inputs):
         return "it is no training step that any batch may run"
-    if any(n.spec.rows is not None for n in graph.outputs):
-        return "it returns values of each sample"
+    if any(n.spec.rows is not None and n.spec.rows.axis for n in graph.outputs):
+        return "it returns values whose samples do not come first"
     later: set[Node] = set()  # what needs the sum of all samples
     for node in graph.nodes():
         if isinstance(node.op, Custom):
@@ -69,8 +68,8 @@ def obstacle(graph: Graph) -> str:
         if node.spec.rows is not None or sums:
             if any(i in later for i in node.inputs):
                 return f"{node.opname} of each sample needs a sum over the batch"
-            if node.opname in _DRAWS:
-                return "random numbers are drawn for the whole batch"
+            if node.opname == "random_uniform" and node.spec.rows is not None and node.spec.rows.axis:
+                return "random numbers are drawn in another order than that of the samples"
         if sums or any(i in later for i in node.inputs):
             later.add(node)
     return ""
@@ -114,8 +113,8 @@ def in_rounds(graph: Graph) -> Rounds:
 
     summed = set(_sums(graph))
     last = rewritten(graph, rule)
-    each = Graph(graph.name, graph.inputs, graph.states, updates=dict(sums))
-    return Rounds(each, last)
+    outputs = [n for n in last.outputs if n.spec.rows is not None]
+    return Rounds(Graph(graph.name, graph.inputs, graph.states, outputs, dict(sums)), last)
 
 
 def _sums(graph: Graph) -> list[Node]:

@@ -49,6 +49,7 @@ class Plan:
     arrays: list[np.ndarray] = field(default_factory=list)  # of the constants, by slot order
     calls: dict[Call, int] = field(default_factory=dict)  # slots of users' functions
     changed: set[Node] = field(default_factory=set)  # states that the step changes
+    outputs: list[int] = field(default_factory=list)  # the number of each output among those of the step
 
     def groups(self) -> list[Group]:
         """Return all groups, the compiler's copies included."""
@@ -108,8 +109,10 @@ def plan_storage(
     shares with that what is kept from round to round, and the table of pointers.
     """
     p = Plan(f, own=state_strides is None, changed=set(f.graph.updates))
+    p.outputs = list(range(len(f.graph.outputs)))
     state_strides = state_strides or {}
     if last is not None:
+        p.outputs = [i for i, n in enumerate(last.fusion.graph.outputs) if n.spec.rows is not None]
         state_strides = {n: s.strides for n, s in last.storage.items() if n.kind == "state"}
         p.arrays, p.changed = last.arrays, p.changed | last.changed
     orders = _choose_orders(f, state_strides)
@@ -201,7 +204,7 @@ class Assign:
     def run(self) -> None:
         """Place every node, then deliver outputs and updates that no group computes."""
         self._outputs: dict[Node, list[Storage]] = {}
-        for i, node in enumerate(self.g.outputs):
+        for i, node in zip(self.p.outputs, self.g.outputs, strict=True):
             slot = len(self.g.inputs) + i
             buffer = Buffer(f"out{i}", short_dtype(node.dtype), node.spec.size, "output", slot)
             storage = Storage(buffer, dense(node.shape, tuple(range(len(node.shape)))))
