@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smelt.compiler.isa import Isa
+from smelt.compiler.kernels import kernels_of, simplified
 from smelt.compiler.loops import ITEMSIZE, Buffer, Kernel
 from smelt.compiler.passes.inplace import in_place
 from smelt.compiler.passes.order import order
 from smelt.compiler.passes.packing import Block, Packing, pack
 from smelt.compiler.passes.storage import Plan
-from smelt.compiler.program import kernels_of, simplified
 from smelt.graph.graph import Graph
 
 

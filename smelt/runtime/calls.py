@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from smelt.compiler import program
+from smelt.compiler import kernels
 from smelt.errors import ShapeError, TraceError, at_user_line
 from smelt.graph.graph import Graph, Node
 from smelt.ops.custom import DONE, PROTOTYPE, Custom, Function, failure
@@ -47,7 +47,7 @@ class Calls:
     """
 
     def __init__(self, graph: Graph) -> None:
-        self._nodes = program.calls(graph)
+        self._nodes = kernels.calls(graph)
         self.count = len(self._nodes)
         self.words = np.zeros(2 * self.count, np.int64)
         self._callbacks: list[Any] = []  # must live as long as their addresses
