@@ -94,6 +94,23 @@ class Made:
         """Return all kernels."""
         return [*self.fills, *(t for tasks in self.tasks.values() for t in tasks)]
 
+    def by_batch(self) -> tuple[list[Task], list[Task]]:
+        """Return the kernels that are the same for all rows of a batch, and the others, which follow them."""
+        follows: dict[Node, bool] = {}
+
+        def depends(node: Node) -> bool:
+            if node not in follows:
+                follows[node] = node.spec.rows is not None or any(depends(i) for i in node.inputs)
+            return follows[node]
+
+        for node in self.graph.nodes():  # inputs first: no deep recursion
+            depends(node)
+        steady = [t for g, tasks in self.tasks.items() if not any(map(depends, g.members())) for t in tasks]
+        others = [t for t in self.all() if t not in steady]
+        for task in others:
+            task.after = [(before, buffer) for before, buffer in task.after if before not in steady]
+        return steady, others
+
     def of(self) -> dict[Group, list[Kernel]]:
         """Return the kernels of each group."""
         return {group: [t.kernel for t in tasks] for group, tasks in self.tasks.items()}

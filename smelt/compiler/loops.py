@@ -89,7 +89,7 @@ class Buffer:
 
     With ``turn``, kernels that take turns pass it on, so many rows of the batch at a time, of ``row`` elements each:
     every thread then has a place of its own, for those rows alone, and ``offset`` counts from where its places begin.
-    What is ``kept`` holds from one round of a batch to the next.
+    What is ``kept`` holds from the first phase on, and through so many at least: from round to round of a batch.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Buffer:
     border: tuple | None = None
     row: int = 0
     turn: int = 0
-    kept: bool = False
+    kept: int = 0
 
     @property
     def nbytes(self) -> int:

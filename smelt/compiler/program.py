@@ -42,7 +42,8 @@ class Lowered:
     memory: Memory
     apart: bool = False
     of: dict[Group, list[Kernel]] = field(default_factory=dict)  # the kernels of each group
-    before: int = 0  # of the phases, the first so many are of each round of a batch but the last
+    once: int = 0  # of the phases, the first so many are for all rounds of a batch but the last,
+    before: int = 0  # and the next so many of each of these rounds
     earlier: Plan | None = None  # of these rounds
 
     @property
@@ -65,7 +66,8 @@ class Lowered:
         own = f" and {self.memory.own} for each thread" if self.memory.own else ""
         out = [f"{len(self.kernels)} kernels in {len(self.phases)} phases, arena {self.memory.shared} bytes{own}"]
         for i, phase in enumerate(self.phases):
-            out.append(f"phase {i}" + (", of each round but the last" if i < self.before else ""))
+            which = ", for all rounds but the last" if i < self.once else ", of each round but the last"
+            out.append(f"phase {i}{which if i < self.once + self.before else ''}")
             out += [f"  {k.name}({k.range})  {k.note}" for k in phase]
         out.append(format_memory(self.phases))
         if loops:
@@ -123,15 +125,17 @@ def _lower_rounds(
     rounds = in_rounds(graph)
     made = kernels_of(rounds.last, state_strides, isa, zeroed=True, ranks=ranks)
     each = kernels_of(rounds.each, None, isa, zeroed=True, last=made)
-    phases: list[list[Kernel]] = []
-    for part in (each, made):
-        mine = schedule(part.all())
-        give_own_places(mine, part.plan, capacity)
-        phases += mine
-        before = len(phases) - len(mine)
-    for kernel in (k for phase in phases[:before] for k in phase):
+    steady, tasks = each.by_batch()
+    once, before, last = (schedule(t) for t in (steady, tasks, made.all()))
+    for phases, plan in ((before, each.plan), (last, made.plan)):
+        give_own_places(phases, plan, capacity)
+    for kernel in (k for phase in (*once, *before) for k in phase):
         kernel.name = f"r{kernel.name}"
-    return Lowered(made.graph, made.plan, phases, plan_memory(phases), of=made.of(), before=before, earlier=each.plan)
+    for buffer in {b for phase in once for k in phase for b in k.writes}:
+        buffer.kept = len(once) + len(before)
+    phases = [*once, *before, *last]
+    numbers = len(once), len(before), each.plan
+    return Lowered(made.graph, made.plan, phases, plan_memory(phases), False, made.of(), *numbers)
 
 
 @dataclass
@@ -143,7 +147,7 @@ class Program:
 
     ``phases`` is 0, or how many phases its function ``phase`` knows: a step that changes state can be run bit by bit,
     by whichever threads have time, unless it calls users' functions. In each round of a batch but the last it has those
-    ``before``.
+    ``before``, and ``once`` in all, before them, some others.
     """
 
     image: bytes
@@ -154,17 +158,20 @@ class Program:
     constants: list[np.ndarray] = field(default_factory=list)
     apart: bool = False
     phases: int = 0
+    once: int = 0
     before: int = 0
     cached: bool = False
 
     @property
     def most_rounds(self) -> int:
         """How many rounds a batch may have, of a program for rounds."""
-        return MOST_PHASES // (self.phases + self.before)
+        return MOST_PHASES // (self.phases + self.once + self.before)
 
     def phases_for(self, rows: int, capacity: int) -> int:
         """Return how many phases a batch of so many rows takes, where a round has at most ``capacity``."""
-        return self.phases + (max(-(-rows // capacity), 1) - 1) * self.before if self.before else self.phases
+        if not self.before or rows <= capacity:
+            return self.phases
+        return self.once + (-(-rows // capacity) - 1) * self.before + self.phases
 
     def to_bytes(self) -> bytes:
         """Return the program for the cache."""
@@ -179,6 +186,7 @@ class Program:
                 "panels": self.state_panels,
                 "constants": len(self.constants),
                 "phases": self.phases,
+                "once": self.once,
                 "before": self.before,
                 "image": len(self.image),
                 "apart": self.apart,
@@ -204,6 +212,7 @@ class Program:
             constants,
             head["apart"],
             head["phases"],
+            head["once"],
             head["before"],
             True,
         )
@@ -220,7 +229,9 @@ def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
     if lowered.apart:
         module.add_text(*emitter.emit_apart(lowered.phases, slots, _steps(ends), stamps=stamps))
     elif lowered.before:
-        module.add_text(*emitter.emit_in_rounds(lowered.phases, lowered.before, slots, _steps(ends), stamps=stamps))
+        module.add_text(
+            *emitter.emit_in_rounds(lowered.phases, lowered.once, lowered.before, slots, _steps(ends), stamps)
+        )
     elif stamps or not _phases(lowered):
         module.add_text(*emitter.emit(lowered.phases, stamps))
     else:
@@ -230,7 +241,9 @@ def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
 
 def _phases(lowered: Lowered) -> int:
     """Return how many phases can be run one by one, for a step that changes state and calls no users' functions."""
-    return len(lowered.phases) - lowered.before if lowered.graph.updates and not calls(lowered.graph) else 0
+    return (
+        len(lowered.phases) - lowered.before - lowered.once if lowered.graph.updates and not calls(lowered.graph) else 0
+    )
 
 
 def _capacity(ends: list[Node]) -> int:
@@ -294,6 +307,7 @@ def build(
     image = jit.compile_object(module_text(lowered, isa), isa)
     states = [lowered.plan.storage[s] for s in graph.states]
     lies = [s.strides for s in states], [s.pair for s in states], [s.panel for s in states]
-    program = Program(image, lowered.memory, *lies, lowered.plan.arrays, apart, _phases(lowered), lowered.before)
+    numbers = _phases(lowered), lowered.once, lowered.before
+    program = Program(image, lowered.memory, *lies, lowered.plan.arrays, apart, *numbers)
     jit.write_cache(key, program.to_bytes())
     return program

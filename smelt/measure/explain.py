@@ -266,7 +266,7 @@ def _explained(name: str, graph: Graph, lowered: Lowered, details: str) -> Expla
 def _rounds(graph: Graph, lowered: Lowered) -> str:
     """Return how a training step cuts the batch into rounds, or why it cannot."""
     if lowered.before:
-        kernels = f"kernels with an r, in phases 0 to {lowered.before - 1}, are of each round but the last"
+        kernels = f"kernels with an r, in phases 0 to {lowered.once + lowered.before - 1}, are not of the last"
         return f"a batch goes in rounds of at most {_count(lowered.capacity, 'sample')}: {kernels}"
     why = obstacle(graph) if graph.updates else ""
     return f"a batch, however large, goes at once: {why}" if why else ""

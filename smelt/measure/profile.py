@@ -173,8 +173,14 @@ def profile_batches(step: Compiled | Inference, batches: Iterable[Batch], steps:
         tuple(filter(None, [busy, _too_fast(kernels)])),
         rounds=rounds,
         round_rows=lowered.capacity if lowered.before else 0,
-        barriers=0 if lowered.apart else max(lowered.before * (rounds - 1) + len(phases) - lowered.before - 1, 0),
+        barriers=0 if lowered.apart else max(_phases_of(lowered, rounds) - 1, 0),
     )
+
+
+def _phases_of(lowered: Lowered, rounds: int) -> int:
+    """Return how many phases a batch of so many rounds has."""
+    last = len(lowered.phases) - lowered.once - lowered.before
+    return last + (lowered.once + (rounds - 1) * lowered.before if rounds > 1 else 0)
 
 
 def stamped(lowered: Lowered) -> jit.Library:
@@ -269,7 +275,9 @@ def _kernels(
     out = []
     placed = [(number, k) for number, phase in enumerate(lowered.phases) for k in phase]
     for (number, k), us, did, moved in zip(placed, spans.T, works, distances(works), strict=True):
-        times = rounds - 1 if number < lowered.before else slices
+        times = slices
+        if number < lowered.once + lowered.before:
+            times = min(rounds - 1, 1) if number < lowered.once else rounds - 1
         slow = float(us.max())
         flops, nbytes = round(did.flops * times), round(did.bytes * times)
         threads = ceilings.threads if lowered.apart else min(k.range.units(at_once), ceilings.threads)

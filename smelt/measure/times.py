@@ -153,7 +153,7 @@ class Profile:
         Why the times may mean little.
     rounds, round_rows : int
         Into how many rounds a large batch was cut, and samples in each; 0 samples where it was not. Kernels whose names
-        begin with r are of all rounds but the last, and their times are sums.
+        begin with r are not of the last one, and their times are sums.
     barriers : int
         In all rounds together.
     """
@@ -239,7 +239,7 @@ class Profile:
             lines.append(f"threads work apart, and take {samples} at a time through all kernels")
         if self.round_rows:
             rounds = f"{_count(self.rounds, 'round')} of at most {_count(self.round_rows, 'sample')}"
-            lines.append(f"the batch goes in {rounds}; kernels with an r are of all but the last, and times are sums")
+            lines.append(f"the batch goes in {rounds}; kernels with an r are not of the last one, and times are sums")
         if self.threads > 1:
             where = f"{_count(self.barriers, 'barrier')} and the end" if self.barriers > 0 else "the end"
             share = 100 * self.waiting_microseconds / step if step else 0.0

@@ -143,7 +143,7 @@ def find_hazards(lowered: Lowered, rows: int, threads: int, capacity: int = 0) -
     for buffer, border in borders.items():
         holds[_span(buffer)][_bytes(buffer, border)] = ZEROED
     for number, (i, shares) in enumerate(_between_barriers(lowered, rows, threads)):
-        first = number < lowered.before  # whose sums follow on nothing: what they read is not used
+        first = number < lowered.once + lowered.before  # whose sums follow on nothing: what they read is not used
         touched = [_touched(units, rows, problems, t, places) for t, units in enumerate(shares)]
         problems += [f"phase {i}: {text}" for text in _races(touched, len(holds))]
         before, after = holds.copy(), holds
@@ -229,7 +229,8 @@ def poison(lowered: Lowered, arena: np.ndarray) -> None:
 
 def _between_barriers(lowered: Lowered, rows: int, threads: int) -> Iterator[tuple[int, list[Units]]]:
     """Yield the phases, and what each thread does in them until it waits for the others; in three rounds, if in any."""
-    for i, phase in [*list(enumerate(lowered.phases))[: lowered.before], *enumerate(lowered.phases)]:
+    phases = list(enumerate(lowered.phases))
+    for i, phase in [*phases[: lowered.once + lowered.before], *phases[lowered.once :]]:
         if takes_turns(phase):
             for halves in zip(*turns(phase, threads), strict=True):
                 yield i, list(halves)

@@ -1,6 +1,7 @@
 """Write the functions that take a batch through a step in rounds, each with a context of its own.
 
-In: how many phases there are, and how many of them every round but the last has; the function ``part`` that runs one.
+In: how many phases there are for all rounds but the last, for each of these, and for the last; the function ``part``
+that runs one.
 Out: LLVM text of ``phase(ctx, number, thread, threads)``, which knows the phases of all rounds by one number, and of
 ``step``, which runs them in order. A round's context says how many rows it has; the inputs begin with its first one.
 """
@@ -22,11 +23,13 @@ Lines = Sequence[str]
 class InRounds:
     """A step in rounds.
 
-    ``phases`` counts those of a round before the last, which are ``before``, and those of the last, which follow.
-    ``steps`` says by how many bytes the first pointers of the table, of ``slots``, go on from one row to the next.
+    ``phases`` counts those for all rounds but the last, which are ``once``, those of each of these, which are
+    ``before`` and follow, and those of the last; with one round there is only that. ``steps`` says by how many bytes
+    the first pointers of the table, of ``slots``, go on from one row to the next.
     """
 
     phases: int
+    once: int
     before: int
     capacity: int
     slots: int
@@ -45,14 +48,27 @@ def emit_phase_of(r: InRounds) -> list[str]:
         "  ret i64 %rounds",
         "}",
     ]
+    round_of = [
+        "define internal i64 @round(i64 %number, i64 %rounds) {",
+        f"  %behind = sub i64 %number, {r.once}",
+        "  %some = call i64 @llvm.smax.i64(i64 %behind, i64 0)",
+        f"  %passed = sdiv i64 %some, {r.before}",
+        "  %least = sub i64 %rounds, 1",
+        "  %round = call i64 @llvm.smin.i64(i64 %passed, i64 %least)",
+        "  ret i64 %round",
+        "}",
+    ]
     place = [
         "define internal i64 @place(i64 %number, i64 %round, i64 %rounds) {",
         f"  %done = mul i64 %round, {r.before}",
         "  %left = sub i64 %number, %done",
         "  %next = add i64 %round, 1",
         "  %more = icmp slt i64 %next, %rounds",
-        f"  %first = select i1 %more, i64 0, i64 {r.before}",
-        "  %at = add i64 %left, %first",
+        f"  %others = select i1 %more, i64 0, i64 {r.before}",
+        "  %one = icmp eq i64 %rounds, 1",
+        f"  %early = select i1 %one, i64 {r.once}, i64 0",
+        "  %skipped = add i64 %others, %early",
+        "  %at = add i64 %left, %skipped",
         "  ret i64 %at",
         "}",
     ]
@@ -61,9 +77,7 @@ def emit_phase_of(r: InRounds) -> list[str]:
         f"  %mine = alloca [{size} x i8], align 64",
         f"  call void @llvm.memcpy.p0.p0.i64(ptr %mine, ptr %ctx, i64 {size}, i1 false)",
         "  %rounds = call i64 @rounds(ptr %ctx)",
-        f"  %passed = sdiv i64 %number, {r.before}",
-        "  %least = sub i64 %rounds, 1",
-        "  %round = call i64 @llvm.smin.i64(i64 %passed, i64 %least)",
+        "  %round = call i64 @round(i64 %number, i64 %rounds)",
         "  %at = call i64 @place(i64 %number, i64 %round, i64 %rounds)",
         "  %rows = load i64, ptr %ctx, align 8",
         f"  %up = add i64 %rows, {GRAIN - 1}",
@@ -91,7 +105,7 @@ def emit_phase_of(r: InRounds) -> list[str]:
                 f"  store ptr %here{i}, ptr %slot{i}, align 8",
             ]
     phase += ["  call void @part(ptr %mine, i64 %at, i64 %thread, i64 %threads)", "  ret void", "}"]
-    return ["\n".join(rounds), "\n".join(place), "\n".join(phase)]
+    return ["\n".join(lines) for lines in (rounds, round_of, place, phase)]
 
 
 def emit_rounds(r: InRounds, flush: tuple[Lines, Lines]) -> str:
@@ -112,9 +126,7 @@ def emit_stamped_rounds(
     begin += ["  %sums = getelementptr i64, ptr %mystamps, i64 1"]
     begin += [f"  store [{count - 1} x i64] zeroinitializer, ptr %sums, align 8"]
     wait = [
-        f"  %passed = sdiv i64 %number, {r.before}",
-        "  %least = sub i64 %rounds, 1",
-        "  %round = call i64 @llvm.smin.i64(i64 %passed, i64 %least)",
+        "  %round = call i64 @round(i64 %number, i64 %rounds)",
         "  %at = call i64 @place(i64 %number, i64 %round, i64 %rounds)",
         "  %slotp = getelementptr i64, ptr @slots, i64 %at",
         "  %slot = load i64, ptr %slotp, align 8",
@@ -149,7 +161,9 @@ def _step(r: InRounds, flush: tuple[Lines, Lines], begin: Lines, wait: Lines, en
             "  %rounds = call i64 @rounds(ptr %ctx)",
             "  %others = sub i64 %rounds, 1",
             f"  %theirs = mul i64 %others, {r.before}",
-            f"  %phases = add i64 %theirs, {r.phases - r.before}",
+            "  %several = icmp sgt i64 %rounds, 1",
+            f"  %own = select i1 %several, i64 {r.phases - r.before}, i64 {r.phases - r.before - r.once}",
+            "  %phases = add i64 %theirs, %own",
             "  br label %next",
             "next:",
             "  %number = phi i64 [0, %entry], [%later, %wait]",

@@ -113,6 +113,7 @@ class StepEmitter:
     def emit_in_rounds(
         self,
         phases: Sequence[Sequence[Kernel]],
+        once: int,
         before: int,
         slots: int,
         steps: Sequence[int],
@@ -120,11 +121,11 @@ class StepEmitter:
     ) -> list[str]:
         """Return ``phase`` and ``step`` as of :meth:`emit_phases`, for batches of any size.
 
-        They are cut into rounds of at most as many rows as ``capacity`` says. The first phases, ``before`` in number,
-        are of each round but the last. ``slots`` and ``steps`` are as of :meth:`emit_apart`, ``stamps`` of
-        :meth:`emit`, with the time of all rounds summed per kernel.
+        They are cut into rounds of at most as many rows as ``capacity`` says. The first phases, ``once`` in number, are
+        for all rounds but the last, and the next, ``before``, of each of these. ``slots`` and ``steps`` are as of
+        :meth:`emit_apart`, ``stamps`` of :meth:`emit`, with the time of all rounds summed per kernel.
         """
-        rounds = InRounds(len(phases), before, self.capacity, slots, steps)
+        rounds = InRounds(len(phases), once, before, self.capacity, slots, steps)
         stamp = Adder(self._counter(), 1 + sum(map(len, phases)) + len(phases) - 1) if stamps else None
         text = self._any_phase("define internal void @part", phases, stamp)
         flush = denormals(self.isa.triple, self.declare, flush=True)

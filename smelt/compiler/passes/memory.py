@@ -23,7 +23,7 @@ def lives(phases: Sequence[Sequence[Kernel]]) -> dict[Buffer, tuple[int, int]]:
             for buffer in kernel.reads | kernel.writes:
                 if buffer.kind == "arena":
                     first, _ = out.get(buffer, (0 if buffer.kept else i, i))
-                    out[buffer] = (first, i)
+                    out[buffer] = (first, max(i, buffer.kept - 1))
     return out
 
 

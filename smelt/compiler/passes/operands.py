@@ -183,7 +183,12 @@ class Operands:
         """Return how many elements what follows a product reads of values whose columns lie side by side."""
         group, read = self.f.group_of[node], set()
         for i in (self.f.narrow(i) for n in group.nodes for i in n.inputs):
-            if i.shape == node.shape and i in self.p.storage and self.unit(i, -1) and self.f.group_of.get(i) is not group:
+            if (
+                i.shape == node.shape
+                and i in self.p.storage
+                and self.unit(i, -1)
+                and self.f.group_of.get(i) is not group
+            ):
                 read.add(i)
         return sum(i.spec.size for i in read)
 

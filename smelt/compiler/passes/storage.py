@@ -188,7 +188,7 @@ def _leaves(p: Plan, orders: _Orders, state_strides: Mapping[Node, tuple[int, ..
             p.arrays.append(np.ascontiguousarray(node.value))
         elif node.kind == "state" and node not in p.storage:  # a sum over the rounds of a batch
             p.orders[node] = orders.of(node)
-            buffer = Buffer(node.name, short_dtype(node.dtype), node.spec.size, "arena", kept=True)
+            buffer = Buffer(node.name, short_dtype(node.dtype), node.spec.size, "arena", kept=1)
             p.storage[node] = last.storage[node] if last else Storage(buffer, dense(node.shape, p.orders[node]))
 
 
