@@ -22,7 +22,7 @@ from smelt.compiler.loops import Kernel
 from smelt.compiler.passes.bands import runs, takes_turns
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.memory import Memory, format_memory, plan_memory
-from smelt.compiler.passes.rounds import in_rounds, obstacle, rows_per_round
+from smelt.compiler.passes.rounds import in_rounds
 from smelt.compiler.passes.rows import give_own_places
 from smelt.compiler.passes.schedule import schedule
 from smelt.compiler.passes.storage import Plan
@@ -266,14 +266,6 @@ def may_be_apart(graph: Graph) -> bool:
     if any(n.spec.rows is None and any(i.spec.rows is not None for i in n.inputs) for n in graph.nodes()):
         return False  # a sum over the samples, or the like
     return bool(batched) and outputs and all(r.axis == 0 for r in batched) and not graph.updates and not graph.exact
-
-
-def round_rows(graph: Graph, isa: Isa) -> int:
-    """Return how many rows a round of a traced training step takes at most, or 0 for the whole batch at once."""
-    rows = _capacity(graph.inputs)
-    if obstacle(graph):
-        return 0
-    return rows_per_round(simplified(graph, isa), rows)
 
 
 def graph_key(graph: Graph, strides: dict[Node, tuple[int, ...] | None] | None, isa: Isa, kind: str) -> str:

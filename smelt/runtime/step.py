@@ -21,6 +21,7 @@ from smelt.autograd import grad_enabled
 from smelt.compiler import jit, program
 from smelt.compiler.isa import host
 from smelt.compiler.passes.precision import round_activations
+from smelt.compiler.passes.rounds import rows_per_round
 from smelt.errors import TraceError, at_user_line
 from smelt.graph.graph import Graph, Node
 from smelt.graph.trace import Guard, Tracer, changes, current_tracer
@@ -66,7 +67,7 @@ class _Variant:
         self.ranks: program.Ranks = {}
         self._trace(function, name, arrays)
         self.whole = self.graph
-        rows, self.in_rounds = self.capacity, program.round_rows(self.graph, host())
+        rows, self.in_rounds = self.capacity, rows_per_round(self.graph)
         if self.in_rounds:
             self._trace(function, name, [a[: self.in_rounds] if i in self.batch else a for i, a in enumerate(arrays)])
             self._compile(owned)
@@ -325,7 +326,8 @@ class Compiled:
 def compile(function: Callable[..., Any] | None = None, *, precision: str | None = None) -> Any:
     """Compile a function (or a module) that works on tensors; usable as a decorator.
 
-    The function is run once with symbols in place of its arguments. Every tensor it touches besides them (parameters,
+    The function is run with symbols in place of its arguments: once, or twice where a large batch is cut into rounds.
+    Every tensor it touches besides them (parameters,
     running statistics, optimizer state) is bound as state and updated in place by the native code. Arguments that are
     arrays or tensors are data; their first axis is the batch, which may be smaller in later calls. Other arguments are
     constants: another value traces again. So does anything else the trace relied on, with a line on stderr that says

@@ -98,7 +98,7 @@ class Adder:
 
     def __init__(self, counter: str, count: int) -> None:
         self.counter, self.count = counter, count
-        self.next = self._reads = 0
+        self.next = 0
         self._before = ""
 
     def find(self) -> list[str]:
