@@ -38,8 +38,14 @@ class LaterRound(Primitive):
         return Spec((), BOOL)
 
 
-LATER_ROUND = LaterRound()
-COUNT_ALL = Count("count_all", ())  # of all rounds together, where ``count`` is of the present one
+class CountAll(Count):
+    """``count`` of all rounds together, where that is of the present one; made by the compiler only."""
+
+    def __init__(self) -> None:
+        self.name, self._samples = "count_all", ()
+
+
+LATER_ROUND, COUNT_ALL = LaterRound(), CountAll()
 
 
 @dataclass
