@@ -24,9 +24,11 @@ from .zoo import CASES, Case, Training, trace, unbound
 NETWORKS = {**CASES, "resnet8_wide": Case(models.resnet8, (3, 32, 32))}  # as in the zoo; that of CASES is half as wide
 
 
-def lower(function: Callable[..., object], arrays: list[np.ndarray], isa: str, rows: bool = True) -> Lowered:
+def lower(
+    function: Callable[..., object], arrays: list[np.ndarray], isa: str, rows: bool = True, rounds: bool = False
+) -> Lowered:
     graph = trace(function, arrays, rows)
-    return program.lower(graph, unbound(graph), COUNTED[isa])
+    return program.lower(graph, unbound(graph), COUNTED[isa], rounds=rounds)
 
 
 def assemble(lowered: Lowered, isa: str) -> dict[str, list[str]]:
@@ -34,9 +36,9 @@ def assemble(lowered: Lowered, isa: str) -> dict[str, list[str]]:
 
 
 @functools.cache
-def training(name: str, isa: str, rows: int) -> Lowered:
+def training(name: str, isa: str, rows: int, rounds: bool = False) -> Lowered:
     case = Training(NETWORKS[name])
-    return lower(case.step, list(case.case.data(rows)), isa)
+    return lower(case.step, list(case.case.data(rows)), isa, rounds=rounds)
 
 
 @functools.cache

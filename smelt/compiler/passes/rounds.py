@@ -116,7 +116,7 @@ def in_rounds(graph: Graph) -> Rounds:
         assert node.opname in _SUMS, f"{node.opname} cannot be summed up in rounds"
         before = Node("state", node.spec, name=f"sum{len(sums)}", line=node.line, layer=node.layer)
         later = r.node(LATER_ROUND, (), {}, LATER_ROUND.infer())
-        sums[before] = r.make(ops.where, later, r.make(ops.add, made, before), made)
+        sums[before] = r.make(ops.add, made, r.make(ops.where, later, before, r.constant(0, node.dtype)))
         return sums[before]
 
     summed = set(_sums(graph))
