@@ -22,7 +22,7 @@ from smelt.compiler.loops import Kernel
 from smelt.compiler.passes.bands import runs, takes_turns
 from smelt.compiler.passes.fuse import Group
 from smelt.compiler.passes.memory import Memory, format_memory, plan_memory
-from smelt.compiler.passes.rounds import in_rounds
+from smelt.compiler.passes.rounds import in_rounds, phases_in, rounds_of
 from smelt.compiler.passes.rows import give_own_places
 from smelt.compiler.passes.schedule import schedule
 from smelt.compiler.passes.storage import Plan
@@ -50,6 +50,11 @@ class Lowered:
     def kernels(self) -> list[Kernel]:
         """Return all kernels in the order they run."""
         return [k for phase in self.phases for k in phase]
+
+    @property
+    def last(self) -> int:
+        """Return how many phases the last round has: all of them, where a batch does not go in rounds."""
+        return len(self.phases) - self.once - self.before
 
     @property
     def capacity(self) -> int:
@@ -169,9 +174,7 @@ class Program:
 
     def phases_for(self, rows: int, capacity: int) -> int:
         """Return how many phases a batch of so many rows takes, where a round has at most ``capacity``."""
-        if not self.before or rows <= capacity:
-            return self.phases
-        return self.once + (-(-rows // capacity) - 1) * self.before + self.phases
+        return phases_in(rounds_of(rows, capacity), self.once, self.before, self.phases)
 
     def to_bytes(self) -> bytes:
         """Return the program for the cache."""
@@ -241,9 +244,7 @@ def module_text(lowered: Lowered, isa: Isa, stamps: bool = False) -> str:
 
 def _phases(lowered: Lowered) -> int:
     """Return how many phases can be run one by one, for a step that changes state and calls no users' functions."""
-    return (
-        len(lowered.phases) - lowered.before - lowered.once if lowered.graph.updates and not calls(lowered.graph) else 0
-    )
+    return lowered.last if lowered.graph.updates and not calls(lowered.graph) else 0
 
 
 def _capacity(ends: list[Node]) -> int:

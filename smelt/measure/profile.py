@@ -22,6 +22,7 @@ import numpy as np
 from smelt.compiler import jit
 from smelt.compiler.emit.llvm import CTX_STAMPS
 from smelt.compiler.isa import host
+from smelt.compiler.passes.rounds import phases_in, rounds_of
 from smelt.compiler.program import Lowered, module_text
 from smelt.data import ArrayDataset, Loader
 from smelt.data.augment import Augmentation
@@ -152,7 +153,7 @@ def profile_batches(step: Compiled | Inference, batches: Iterable[Batch], steps:
     timeline, calls, rows = run_stamped(step, lowered, library, feed, steps)
     steps, threads = timeline.shape[:2]
     ceilings = measured_ceilings(threads)
-    rounds = max(-(-rows // lowered.capacity), 1) if lowered.before else 1
+    rounds = rounds_of(rows, lowered.capacity) if lowered.before else 1
     kernels = _kernels(lowered, segments, timeline, ceilings, rows, rounds)
     phases = _phases(lowered, segments, timeline)
     return Profile(
@@ -173,14 +174,8 @@ def profile_batches(step: Compiled | Inference, batches: Iterable[Batch], steps:
         tuple(filter(None, [busy, _too_fast(kernels)])),
         rounds=rounds,
         round_rows=lowered.capacity if lowered.before else 0,
-        barriers=0 if lowered.apart else max(_phases_of(lowered, rounds) - 1, 0),
+        barriers=0 if lowered.apart else max(phases_in(rounds, lowered.once, lowered.before, lowered.last) - 1, 0),
     )
-
-
-def _phases_of(lowered: Lowered, rounds: int) -> int:
-    """Return how many phases a batch of so many rounds has."""
-    last = len(lowered.phases) - lowered.once - lowered.before
-    return last + (lowered.once + (rounds - 1) * lowered.before if rounds > 1 else 0)
 
 
 def stamped(lowered: Lowered) -> jit.Library:

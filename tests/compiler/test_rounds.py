@@ -312,3 +312,22 @@ def test_every_round_takes_the_tiles_that_were_asked_for() -> None:
     assert low.earlier and other.earlier
     ranks = [[g.rank for g in f.earlier.fusion.groups if g.kind == "contract"] for f in (low, other) if f.earlier]
     assert ranks[0] == [0] * len(asked) and ranks[1] == [1] * len(asked)
+
+
+def test_arrays_that_are_constants_have_places_in_every_round(short: None) -> None:
+    weight = smelt.Parameter(np.ones((7, 3), np.float32))
+    scale, target = np.arange(1, 4, dtype=np.float32), np.full((1, 3), 2.0, np.float32)
+
+    @smelt.compile
+    def step(x: Tensor) -> Tensor:
+        loss = (((x @ weight - Tensor(target)) * Tensor(scale)) ** 2).sum()
+        loss.backward()
+        weight.assign(weight * Tensor(np.linspace(0.5, 1.0, 3, dtype=np.float32)))
+        weight.grad = None
+        return loss
+
+    x = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
+    for _ in range(2):
+        want = float(((((x @ weight.numpy()) - target) * scale) ** 2).sum())
+        np.testing.assert_allclose(step(x).item(), want, rtol=1e-5)
+    assert step.lowered().before and len(step.lowered().plan.arrays) >= 3

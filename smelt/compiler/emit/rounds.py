@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smelt.compiler.emit.llvm import CTX_BATCH, CTX_FIRST, CTX_TABLE, CTX_TEAM
-from smelt.compiler.emit.stamps import add_time, find_stamps
+from smelt.compiler.emit.stamps import Clock, add_time
 from smelt.compiler.loops import Kernel
 from smelt.compiler.passes.rounds import GRAIN
 
@@ -95,17 +95,25 @@ def emit_phase_of(r: InRounds) -> list[str]:
         f"  %firstslot = getelementptr i8, ptr %mine, i64 {CTX_FIRST}",
         "  store i64 %start, ptr %firstslot, align 8",
     ]
-    for i, step in enumerate(r.steps):
+    phase += [*advance(r.steps), "  call void @part(ptr %mine, i64 %at, i64 %thread, i64 %threads)", "  ret void", "}"]
+    return ["\n".join(lines) for lines in (rounds, round_of, place, phase)]
+
+
+def advance(steps: Sequence[int]) -> list[str]:
+    """Return the lines that let the first pointers of ``mine``, a copy of ``ctx``, begin with the row ``start``."""
+    lines = []
+    for i, step in enumerate(steps):
         if step:
-            phase += [
-                f"  %slot{i} = getelementptr i8, ptr %mine, i64 {CTX_TABLE + 8 * i}",
-                f"  %first{i} = load ptr, ptr %slot{i}, align 8",
+            at = CTX_TABLE + 8 * i
+            lines += [
+                f"  %theirs{i} = getelementptr i8, ptr %ctx, i64 {at}",
+                f"  %first{i} = load ptr, ptr %theirs{i}, align 8",
                 f"  %skip{i} = mul i64 %start, {step}",
                 f"  %here{i} = getelementptr i8, ptr %first{i}, i64 %skip{i}",
+                f"  %slot{i} = getelementptr i8, ptr %mine, i64 {at}",
                 f"  store ptr %here{i}, ptr %slot{i}, align 8",
             ]
-    phase += ["  call void @part(ptr %mine, i64 %at, i64 %thread, i64 %threads)", "  ret void", "}"]
-    return ["\n".join(lines) for lines in (rounds, round_of, place, phase)]
+    return lines
 
 
 def emit_rounds(r: InRounds, flush: tuple[Lines, Lines]) -> str:
@@ -121,10 +129,8 @@ def emit_stamped_rounds(
     for phase in phases:
         slot += len(phase) + 1
         slots.append(slot)
-    count = slots[-1]
-    begin = [*find_stamps(count), f"  %begun = call i64 {counter}()", "  store i64 %begun, ptr %mystamps, align 8"]
-    begin += ["  %sums = getelementptr i64, ptr %mystamps, i64 1"]
-    begin += [f"  store [{count - 1} x i64] zeroinitializer, ptr %sums, align 8"]
+    clock = Clock(counter, slots[-1] - 1)
+    begin = [*clock.begin(), f"  %begun = call i64 {counter}()", "  store i64 %begun, ptr %mystamps, align 8"]
     wait = [
         "  %round = call i64 @round(i64 %number, i64 %rounds)",
         "  %at = call i64 @place(i64 %number, i64 %round, i64 %rounds)",
@@ -135,18 +141,8 @@ def emit_stamped_rounds(
         f"  %end = call i64 {counter}()",
         *add_time("", "%mystamps", "i64 %slot", "%start", "%end"),
     ]
-    end = []
-    before = "%begun"
-    for i in range(1, count):
-        end += [
-            f"  %at{i} = getelementptr i64, ptr %mystamps, i64 {i}",
-            f"  %all{i} = load i64, ptr %at{i}, align 8",
-            f"  %stamp{i} = add i64 {before}, %all{i}",
-            f"  store i64 %stamp{i}, ptr %at{i}, align 8",
-        ]
-        before = f"%stamp{i}"
     table = f"@slots = private constant [{len(slots)} x i64] [{', '.join(f'i64 {s}' for s in slots)}]"
-    return table + "\n\n" + _step(r, flush, begin, wait, end)
+    return table + "\n\n" + _step(r, flush, begin, wait, clock.end())
 
 
 def _step(r: InRounds, flush: tuple[Lines, Lines], begin: Lines, wait: Lines, end: Lines) -> str:

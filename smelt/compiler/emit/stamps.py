@@ -25,7 +25,7 @@ def stamper(counter: str, count: int) -> Callable[..., list[str]]:
     def lines(now: str = "") -> list[str]:
         nonlocal done
         out = [
-            *(find_stamps(count) if done == 0 else []),
+            *(_find(count) if done == 0 else []),
             *([] if now else [f"  %now{done} = call i64 {counter}()"]),
             f"  %stamp{done} = getelementptr i64, ptr %mystamps, i64 {done}",
             f"  store i64 {now or f'%now{done}'}, ptr %stamp{done}, align 8",
@@ -80,7 +80,7 @@ def add_time(name: str, sums: str, slot: str, start: str, end: str) -> list[str]
     ]
 
 
-def find_stamps(count: int) -> list[str]:
+def _find(count: int) -> list[str]:
     """Return the lines that find this thread's ``count`` stamps."""
     return [
         f"  %stampslot = getelementptr i8, ptr %ctx, i64 {CTX_STAMPS}",
@@ -103,7 +103,7 @@ class Adder:
 
     def find(self) -> list[str]:
         """Return the lines that find this thread's sums."""
-        return find_stamps(self.count)
+        return _find(self.count)
 
     def begin(self, barrier: bool) -> list[str]:
         """Return the lines that begin a phase, one behind a ``barrier``, whose time somebody else adds."""
@@ -129,7 +129,7 @@ class Clock:
 
     def begin(self) -> list[str]:
         """Return the lines that find this thread's stamps and clear them."""
-        lines = find_stamps(self.count)
+        lines = _find(self.count)
         for i in range(self.count):
             lines += [self._at("clear", i), f"  store i64 0, ptr %clear{i}, align 8"]
         return lines

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from smelt.compiler.emit.barrier import emit_barrier
 from smelt.compiler.emit.denormals import denormals
 from smelt.compiler.emit.llvm import CTX_ARENA, CTX_ARENAS, CTX_TABLE, CTX_TEAM, Module
-from smelt.compiler.emit.rounds import InRounds, emit_phase_of, emit_rounds, emit_stamped_rounds
+from smelt.compiler.emit.rounds import InRounds, advance, emit_phase_of, emit_rounds, emit_stamped_rounds
 from smelt.compiler.emit.rows import emit_rows
 from smelt.compiler.emit.stamps import Adder, Clock, clock_counter, stamper, timed
 from smelt.compiler.emit.turns import emit_turns
@@ -273,17 +273,7 @@ class StepEmitter:
             "  %stop = add i64 %start, %count",
             "  store i64 %count, ptr %mine, align 8",
         ]
-        for i, step in enumerate(steps):
-            if step:
-                at = CTX_TABLE + 8 * i
-                lines += [
-                    f"  %theirs{i} = getelementptr i8, ptr %ctx, i64 {at}",
-                    f"  %first{i} = load ptr, ptr %theirs{i}, align 8",
-                    f"  %skip{i} = mul i64 %start, {step}",
-                    f"  %here{i} = getelementptr i8, ptr %first{i}, i64 %skip{i}",
-                    f"  %slot{i} = getelementptr i8, ptr %mine, i64 {at}",
-                    f"  store ptr %here{i}, ptr %slot{i}, align 8",
-                ]
+        lines += advance(steps)
         sizes: dict[Range, str] = {}
         lines += clock.read() if clock else []
         units: dict[Kernel, str] = {}

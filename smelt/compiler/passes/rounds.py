@@ -102,6 +102,19 @@ def rows_per_round(graph: Graph) -> int:
     return most if most >= FEWEST_ROWS and 2 * most <= rows else 0
 
 
+def rounds_of(rows: int, capacity: int) -> int:
+    """Return how many rounds of at most ``capacity`` rows a batch takes; the same as the emitted code."""
+    return max(-(-rows // capacity), 1)
+
+
+def phases_in(rounds: int, once: int, before: int, last: int) -> int:
+    """Return how many phases so many rounds have: those for all but the last, those of each of these, and the last's.
+
+    The same as the emitted code.
+    """
+    return last + (once + (rounds - 1) * before if rounds > 1 else 0)
+
+
 def in_rounds(graph: Graph) -> Rounds:
     """Return a simplified step as rounds."""
     sums: dict[Node, Node] = {}
